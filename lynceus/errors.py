@@ -1,0 +1,54 @@
+"""What can go wrong, in the user's words.
+
+Every error that a caller can cause or must handle descends from `LynceusError`; its text is
+fit to be shown to that caller, and its `code` is stable. Programming mistakes stay
+`ValueError` and `TypeError`.
+"""
+
+
+class LynceusError(Exception):
+    """The root of the tree; `code` names the kind of error for programs."""
+
+    code = "lynceus_error"
+
+
+class FrameError(LynceusError):
+    """The bytes hold no frame that can be used."""
+
+    code = "unusable_frame"
+
+
+class NotFitsError(FrameError):
+    """The bytes are not FITS at all, compressed or plain."""
+
+    code = "not_fits"
+
+
+class NoSuchHduError(FrameError):
+    """The file is FITS, but the HDU asked for is not in it or holds no frame."""
+
+    code = "no_such_hdu"
+
+
+class TooLargeError(FrameError):
+    """The file passes one of the limits on bytes, pixels, header cards or HDUs."""
+
+    code = "too_large"
+
+
+class BundleError(LynceusError):
+    """A bundle is missing, damaged, or written in a format this version does not know."""
+
+    code = "bad_bundle"
+
+
+class DetectionError(LynceusError):
+    """The network failed on this frame."""
+
+    code = "detection_failed"
+
+
+class FormatError(LynceusError):
+    """No output format of that name."""
+
+    code = "no_such_format"

@@ -1,0 +1,335 @@
+"""Faster R-CNN v2 and its variants, built from a NetworkSpec."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
+
+from lynceus.merge import Suppression
+from lynceus.regions import BoxHeads, ProposalNetwork
+from lynceus.spec import Spec
+
+NormLayer = Callable[[int], nn.Module]
+
+
+class SamplingSpec(Spec):
+    """Which anchors and proposals a training step looks at.
+
+    Attributes
+    ----------
+    foreground_iou, background_iou : float
+        An anchor above the first is a source, below the second background, between them neither.
+    anchors, proposals : int
+        At most so many of a tile enter the loss of the first and the second stage.
+    ignore_cover : float
+        An anchor this much inside an ignore region takes no loss.
+    """
+
+    foreground_iou: float = 0.5
+    background_iou: float = 0.3
+    anchors: int = 512
+    proposals: int = 512
+    ignore_cover: float = 0.5
+
+
+class NetworkSpec(Spec):
+    """Everything that shapes a network.
+
+    Attributes
+    ----------
+    body : {"resnet50", "compact"}
+        ResNet-50 as in torchvision, or a narrow ResNet with two stride-2 stem convolutions.
+    channels : int
+        Input channels.
+    classes : tuple of str
+        Names of the classes, background not among them.
+    norm : {"batch", "frozen", "group"}
+        Normalisation layers.
+    widths, blocks : tuple of int
+        Channels and residual blocks of the compact body's stages, strides 4, 8, 16, ...
+    pyramid : int
+        Channels of the feature pyramid.
+    anchors : tuple of tuple of float
+        Sides of the anchors at each pyramid level, in pixels.
+    ratios : tuple of float
+        Height over width of the anchors.
+    rpn_depth : int
+        Convolutions in the proposal head.
+    head_convolutions, head_units : tuple of int
+        Channels of the box head's convolutions, and units of its dense layers.
+    pooled : int
+        Side of the pooled features of a proposal.
+    candidates : int
+        Best anchors a level that enter suppression.
+    proposals, detections : int
+        Caps a tile. What is kept below them follows what is there: every proposal with
+        objectness over `proposal_score`, every detection over `detection_score`.
+    proposal_score, detection_score : float
+        Lowest score that is kept.
+    proposal_suppression, detection_suppression : Suppression
+        When two proposals, or two detections, are one.
+    sampling : SamplingSpec
+        Used in training alone.
+    """
+
+    body: Literal["resnet50", "compact"] = "compact"
+    channels: int = Field(1, gt=0)
+    classes: tuple[str, ...] = ("source",)
+    norm: Literal["batch", "frozen", "group"] = "batch"
+    widths: tuple[int, ...] = (32, 64, 96, 128)
+    blocks: tuple[int, ...] = (2, 2, 2, 1)
+    pyramid: int = 64
+    anchors: tuple[tuple[float, ...], ...] = ((7, 12), (18, 27), (40, 60), (90, 130))
+    ratios: tuple[float, ...] = (1.0,)
+    rpn_depth: int = 1
+    head_convolutions: tuple[int, ...] = ()
+    head_units: tuple[int, ...] = (256,)
+    pooled: int = 7
+    candidates: int = 3000
+    proposals: int = 2500
+    detections: int = 2000
+    proposal_score: float = 0.02
+    detection_score: float = 0.05
+    proposal_suppression: Suppression = Suppression(by="iou", threshold=0.5)
+    detection_suppression: Suppression = Suppression(by="iou", threshold=0.5)
+    sampling: SamplingSpec = SamplingSpec()
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> "NetworkSpec":
+        levels = 5 if self.body == "resnet50" else len(self.widths)
+        if len(self.anchors) != levels or len(self.blocks) != len(self.widths):
+            raise ValueError(f"{self.body} has {levels} pyramid levels; anchors, widths and blocks must agree")
+        if not self.classes:
+            raise ValueError("a network needs at least one class")
+        return self
+
+
+RESNET50_V2 = NetworkSpec(
+    body="resnet50",
+    pyramid=256,
+    anchors=((6, 9), (14, 20), (28, 40), (56, 80), (112, 128)),
+    rpn_depth=2,
+    head_convolutions=(256, 256, 256, 256),
+    head_units=(1024,),
+)
+"""The reference: `fasterrcnn_resnet50_fpn_v2` with one input channel and anchors for sources of 4 to 128 px."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawDetections:
+    """What the network says of one tile, on its device.
+
+    Attributes
+    ----------
+    boxes : Tensor, shape (N, 4), float32
+        Edge coordinates of the tile.
+    scores : Tensor, shape (N,)
+        By falling score.
+    labels : Tensor, shape (N,), int64
+        Index into the class list, from 0.
+    capped : bool
+        True where a cap, and not a score, ended the list.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    capped: bool
+
+
+class Network(nn.Module):
+    """A Faster R-CNN that takes tiles as they are: no resizing, no mean or standard deviation.
+
+    The parameters are named as torchvision names them, so its weights load.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = _body(spec)
+        self.rpn = _proposal_network(spec)
+        self.roi_heads = _box_heads(spec)
+
+    def forward(self, tiles: Tensor) -> list[RawDetections]:
+        """Find sources in normalised tiles.
+
+        Parameters
+        ----------
+        tiles : Tensor, shape (B, C, T, T)
+            Normalised (see `normalise`); T a multiple of the coarsest stride.
+
+        Returns
+        -------
+        list of RawDetections
+            One a tile.
+        """
+        images, features = self._features(tiles)
+        proposals, _ = self.rpn(images, features)
+        found, _ = self.roi_heads(features, proposals, images.image_sizes)
+        return [
+            RawDetections(
+                one["boxes"],
+                one["scores"],
+                one["labels"] - 1,
+                len(boxes) >= self.spec.proposals or len(one["boxes"]) >= self.spec.detections,
+            )
+            for one, boxes in zip(found, proposals, strict=True)
+        ]
+
+    def losses(self, tiles: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Losses of both stages, in training mode.
+
+        Parameters
+        ----------
+        tiles : Tensor, shape (B, C, T, T)
+            Normalised.
+        targets : list of dict
+            A tile: `boxes` (N, 4), `labels` (N,) from 1, `ignored` (M, 4).
+
+        Returns
+        -------
+        dict of str to Tensor
+            Four scalars.
+        """
+        images, features = self._features(tiles)
+        proposals, first = self.rpn(images, features, targets)
+        _, second = self.roi_heads(features, proposals, images.image_sizes, targets)
+        return {**first, **second}
+
+    def _features(self, tiles: Tensor) -> tuple[ImageList, dict[str, Tensor]]:
+        height, width = tiles.shape[-2:]
+        return ImageList(tiles, [(height, width)] * len(tiles)), self.backbone(tiles)
+
+
+def _body(spec: NetworkSpec) -> nn.Module:
+    if spec.body == "compact":
+        return CompactBody(spec)
+    body = resnet50(weights=None, norm_layer=norm_layer(spec.norm))
+    if spec.channels != body.conv1.in_channels:
+        body.conv1 = nn.Conv2d(spec.channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    extractor = _resnet_fpn_extractor(body, trainable_layers=5, norm_layer=norm_layer(spec.norm))
+    return _with_pyramid(extractor, spec.pyramid, norm_layer(spec.norm))
+
+
+def _with_pyramid(extractor: nn.Module, channels: int, norm: NormLayer) -> nn.Module:
+    """torchvision fixes the pyramid at 256 channels; another width gets a pyramid of its own."""
+    if channels != extractor.out_channels:
+        fpn = extractor.fpn
+        widths = [block[0].in_channels for block in fpn.inner_blocks]
+        extractor.fpn = FeaturePyramidNetwork(widths, channels, fpn.extra_blocks, norm_layer=norm)
+        extractor.out_channels = channels
+    return extractor
+
+
+def _proposal_network(spec: NetworkSpec) -> ProposalNetwork:
+    anchors = AnchorGenerator(spec.anchors, (spec.ratios,) * len(spec.anchors))
+    sampling = spec.sampling
+    return ProposalNetwork(
+        anchors,
+        RPNHead(spec.pyramid, anchors.num_anchors_per_location()[0], conv_depth=spec.rpn_depth),
+        fg_iou_thresh=sampling.foreground_iou,
+        bg_iou_thresh=sampling.background_iou,
+        batch_size_per_image=sampling.anchors,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": spec.candidates, "testing": spec.candidates},
+        post_nms_top_n={"training": spec.proposals, "testing": spec.proposals},
+        score_thresh=spec.proposal_score,
+        suppression=spec.proposal_suppression,
+        ignore_cover=sampling.ignore_cover,
+    )
+
+
+def _box_heads(spec: NetworkSpec) -> BoxHeads:
+    levels = [str(level) for level in range(4 if spec.body == "resnet50" else len(spec.widths))]
+    norm = norm_layer(spec.norm)
+    head = FastRCNNConvFCHead(
+        (spec.pyramid, spec.pooled, spec.pooled), list(spec.head_convolutions), list(spec.head_units), norm_layer=norm
+    )
+    return BoxHeads(
+        MultiScaleRoIAlign(levels, output_size=spec.pooled, sampling_ratio=2),
+        head,
+        FastRCNNPredictor(spec.head_units[-1], len(spec.classes) + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=spec.sampling.proposals,
+        positive_fraction=0.5,
+        bbox_reg_weights=None,
+        score_thresh=spec.detection_score,
+        detections_per_img=spec.detections,
+        suppression=spec.detection_suppression,
+        ignore_cover=spec.sampling.ignore_cover,
+    )
+
+
+def norm_layer(name: str) -> NormLayer:
+    """The constructor of a normalisation layer: "batch", "frozen" or "group"."""
+    layers: dict[str, NormLayer] = {
+        "batch": nn.BatchNorm2d,
+        "frozen": FrozenBatchNorm2d,
+        "group": lambda channels: nn.GroupNorm(min(32, channels // 4), channels),
+    }
+    return layers[name]
+
+
+class CompactBody(nn.Module):
+    """A narrow ResNet under a feature pyramid, strides 4, 8, 16, ..."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        norm = norm_layer(spec.norm)
+        first = spec.widths[0]
+        self.stem = nn.Sequential(
+            Conv2dNormActivation(spec.channels, first // 2, 3, stride=2, norm_layer=norm),
+            Conv2dNormActivation(first // 2, first, 3, stride=2, norm_layer=norm),
+        )
+        self.stages = nn.ModuleList()
+        previous = first
+        for stage, (width, count) in enumerate(zip(spec.widths, spec.blocks, strict=True)):
+            stride = 1 if stage == 0 else 2
+            blocks = [ResidualBlock(previous, width, stride, norm)]
+            blocks += [ResidualBlock(width, width, 1, norm) for _ in range(count - 1)]
+            self.stages.append(nn.Sequential(*blocks))
+            previous = width
+        self.fpn = FeaturePyramidNetwork(list(spec.widths), spec.pyramid, norm_layer=norm)
+        self.out_channels = spec.pyramid
+
+    def forward(self, tiles: Tensor) -> dict[str, Tensor]:
+        """Tiles (B, C, T, T) to pyramid levels "0", "1", ... of (B, pyramid, T / 4 / 2^level, ...)."""
+        features: OrderedDict[str, Tensor] = OrderedDict()
+        signal = self.stem(tiles)
+        for level, stage in enumerate(self.stages):
+            signal = stage(signal)
+            features[str(level)] = signal
+        pyramid: dict[str, Tensor] = self.fpn(features)
+        return pyramid
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions around a shortcut (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: NormLayer) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            Conv2dNormActivation(inputs, outputs, 3, stride=stride, norm_layer=norm),
+            Conv2dNormActivation(outputs, outputs, 3, norm_layer=norm, activation_layer=None),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = Conv2dNormActivation(
+                inputs, outputs, 1, stride=stride, norm_layer=norm, activation_layer=None
+            )
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """Features (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        return torch.relu(self.convolutions(signal) + self.shortcut(signal))

@@ -1,0 +1,224 @@
+"""The sky under a frame: one low-resolution map of level and noise, SExtractor's recipe.
+
+It needs no torch, so that measuring and the base install can use it; `normalise` interpolates
+the same map where the network runs.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynceus.detections import Floats
+from lynceus.frame import Frame
+from lynceus.spec import Spec
+
+QUANTISATION_NOISE = 1 / np.sqrt(12.0)  # standard deviation of rounding to a step of 1
+
+
+class SkySpec(Spec):
+    """How the sky is estimated.
+
+    Attributes
+    ----------
+    mesh : int
+        Side of the squares the sky is estimated on, in pixels.
+    clip : float
+        Pixels further than this many standard deviations from the median are left out.
+    iterations : int
+        At most so many rounds of clipping.
+    good_fraction : float
+        A square with a smaller share of usable pixels is filled from its neighbours.
+    """
+
+    mesh: int = 64
+    clip: float = 3.0
+    iterations: int = 30
+    good_fraction: float = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Sky:
+    """Sky level and noise on a grid of squares.
+
+    Attributes
+    ----------
+    level, noise : ndarray, shape (rows, columns), float32
+        In ADU; the value in [i, j] stands at the centre of its square of `mesh` pixels.
+    mesh : int
+        Side of a square, in pixels.
+    shape : (int, int)
+        Height and width of the frame, in pixels.
+    """
+
+    level: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    mesh: int
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if self.level.shape != self.noise.shape or self.level.ndim != 2:
+            raise ValueError("level and noise must be two maps of one shape")
+        if not np.isfinite(self.level).all() or not (self.noise > 0).all():
+            raise ValueError("the sky must be finite and its noise positive")
+
+    def upsampled(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Level and noise at every pixel, two arrays of shape (H, W), in ADU."""
+        down = _interpolation(self.shape[0], self.mesh, self.level.shape[0])
+        across = _interpolation(self.shape[1], self.mesh, self.level.shape[1]).T
+        return down @ self.level @ across, down @ self.noise @ across
+
+    def window(self, x: int, y: int, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The part of the map that a tile needs to interpolate its own sky.
+
+        Parameters
+        ----------
+        x, y : int
+            First column and row of the tile, in pixels.
+        size : int
+            Side of the tile, in pixels.
+
+        Returns
+        -------
+        window : ndarray, shape (2, K, K), float32
+            Level and noise, the border repeated outwards.
+        phase : ndarray, shape (2,), float32
+            Row and column, in squares of the window, at which the centre of the tile's first pixel lies.
+        """
+        reach = window_size(size, self.mesh)
+        first_row, row_phase = _first_square(y, self.mesh)
+        first_column, column_phase = _first_square(x, self.mesh)
+        rows = np.clip(first_row + np.arange(reach), 0, self.level.shape[0] - 1)[:, None]
+        columns = np.clip(first_column + np.arange(reach), 0, self.level.shape[1] - 1)
+        window = np.stack([self.level[rows, columns], self.noise[rows, columns]])
+        return window, np.array([row_phase, column_phase], np.float32)
+
+
+def window_size(size: int, mesh: int) -> int:
+    """Squares on a side that a tile of `size` pixels needs for cubic interpolation."""
+    return -(-size // mesh) + 4
+
+
+def cubic_taps(fraction: Any) -> tuple[Any, Any, Any, Any]:
+    """Weights of the four neighbours in cubic convolution (Keys 1981, a = -1/2).
+
+    Parameters
+    ----------
+    fraction : ndarray or Tensor
+        Position between the second neighbour (0) and the third (1).
+
+    Returns
+    -------
+    tuple of four arrays of the same shape
+        They sum to one; a plane is reproduced exactly.
+    """
+    f = fraction
+    return (
+        ((-0.5 * f + 1.0) * f - 0.5) * f,
+        (1.5 * f - 2.5) * f * f + 1.0,
+        ((-1.5 * f + 2.0) * f + 0.5) * f,
+        (0.5 * f - 0.5) * f * f,
+    )
+
+
+def estimate_sky(frame: Frame, spec: SkySpec) -> Sky:
+    """Estimate the sky level and noise of a frame.
+
+    Parameters
+    ----------
+    frame : Frame
+        Masked pixels (NaN) are left out.
+    spec : SkySpec
+        Mesh and clipping.
+
+    Returns
+    -------
+    Sky
+        In ADU; the noise is never below the frame's quantisation step / sqrt(12).
+
+    Notes
+    -----
+    In every square: clipping about the median until it settles, then the mode
+    2.5 median - 1.5 mean, or the median where the two differ by over 0.3 standard
+    deviations; last a 3 x 3 median over the squares (Bertin & Arnouts 1996, section 3).
+    """
+    height, width = frame.shape
+    strips = [
+        _strip_statistics(frame.pixels[top : top + spec.mesh], spec) for top in range(0, height, spec.mesh)
+    ]
+    level = _median_3x3(np.stack([level for level, _ in strips]))
+    noise = _median_3x3(np.stack([noise for _, noise in strips]))
+    floor = max(frame.quantum * QUANTISATION_NOISE, 1e-6 * float(np.abs(level).max()), 1e-30)
+    return Sky(level, np.maximum(noise, np.float32(floor)), spec.mesh, (height, width))
+
+
+def _strip_statistics(strip: NDArray[np.float32], spec: SkySpec) -> tuple[Floats, Floats]:
+    """Level and noise of each square in one row of squares; NaN where too few pixels are usable."""
+    rows, width = strip.shape
+    squares = -(-width // spec.mesh)
+    padded = np.full((rows, squares * spec.mesh), np.nan, np.float32)
+    padded[:, :width] = strip
+    values = padded.reshape(rows, squares, spec.mesh).swapaxes(0, 1).reshape(squares, -1)
+    values = np.sort(values, axis=1)  # NaN goes last
+    usable = np.isfinite(values).sum(axis=1)
+    area = rows * np.minimum(spec.mesh, width - spec.mesh * np.arange(squares))
+    statistics = [
+        _clipped_mode(row[:count], spec) if count >= spec.good_fraction * total and count else (np.nan, np.nan)
+        for row, count, total in zip(values, usable, area, strict=True)
+    ]
+    level, noise = np.array(statistics, np.float32).T
+    return level, noise
+
+
+def _clipped_mode(ordered: NDArray[np.float32], spec: SkySpec) -> tuple[float, float]:
+    """Mode and standard deviation of ordered values, clipped until they settle."""
+    pivot = float(ordered[len(ordered) // 2])
+    offsets = ordered.astype(np.float64) - pivot
+    sums = np.concatenate([[0.0], np.cumsum(offsets)])
+    squares = np.concatenate([[0.0], np.cumsum(offsets * offsets)])
+    low, high = 0, len(offsets)
+    for _ in range(spec.iterations):
+        count = high - low
+        mean = (sums[high] - sums[low]) / count
+        deviation = np.sqrt(max((squares[high] - squares[low]) / count - mean * mean, 0.0))
+        median = (offsets[low + (count - 1) // 2] + offsets[low + count // 2]) / 2
+        bounds = (
+            int(np.searchsorted(offsets, median - spec.clip * deviation)),
+            int(np.searchsorted(offsets, median + spec.clip * deviation, side="right")),
+        )
+        if bounds == (low, high):
+            break
+        low, high = bounds
+    mode = 2.5 * median - 1.5 * mean if abs(mean - median) < 0.3 * deviation else median
+    return pivot + mode, deviation
+
+
+def _median_3x3(grid: Floats) -> NDArray[np.float32]:
+    """Median of each square and its neighbours; squares without a value take it from them."""
+    rows, columns = grid.shape
+    if not np.isfinite(grid).any():
+        return np.zeros_like(grid)
+    overall = np.nanmedian(grid)
+    bordered = np.pad(grid, 1, constant_values=np.nan)
+    neighbours = np.stack([bordered[i : i + rows, j : j + columns] for i in range(3) for j in range(3)])
+    alone = np.isnan(neighbours).all(axis=0)
+    neighbours[:, alone] = overall
+    return np.nanmedian(neighbours, axis=0).astype(np.float32)
+
+
+def _first_square(start: int, mesh: int) -> tuple[int, float]:
+    """The first square a tile that starts at `start` needs, and where its first pixel lies from there."""
+    position = (start + 0.5) / mesh - 0.5
+    first = int(np.floor(position)) - 1
+    return first, position - first
+
+
+def _interpolation(length: int, mesh: int, squares: int) -> NDArray[np.float32]:
+    """The matrix (length, squares) that interpolates a column of squares at every pixel."""
+    position = (np.arange(length) + 0.5) / mesh - 0.5
+    base = np.floor(position).astype(int)
+    matrix = np.zeros((length, squares), np.float32)
+    for tap, weight in enumerate(cubic_taps(position - base), start=-1):
+        np.add.at(matrix, (np.arange(length), np.clip(base + tap, 0, squares - 1)), weight)
+    return matrix

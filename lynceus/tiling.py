@@ -1,0 +1,123 @@
+"""A frame cut into overlapping tiles, and which tile owns a detection."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from lynceus.frame import Frame
+from lynceus.sky import Sky
+from lynceus.spec import Spec
+
+
+class TileSpec(Spec):
+    """How a frame is cut.
+
+    Attributes
+    ----------
+    size : int
+        Side of a tile, in pixels.
+    overlap : int
+        Pixels that neighbours share at least; sources up to this size are whole in one tile.
+    margin : float
+        How far outside its core a tile may still claim a detection, in pixels.
+    """
+
+    size: int = Field(512, gt=0)
+    overlap: int = Field(64, ge=0)
+    margin: float = Field(4.0, ge=0)
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> "TileSpec":
+        if self.overlap >= self.size or 2 * self.margin > self.overlap:
+            raise ValueError("overlap must be smaller than the tile and hold the margin twice")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A square view of a frame.
+
+    Attributes
+    ----------
+    pixels : ndarray, shape (size, size), float32
+        ADU, NaN where masked or outside the frame.
+    window : ndarray, shape (2, K, K), float32
+        Level and noise of the sky around the tile (see `Sky.window`).
+    phase : ndarray, shape (2,), float32
+        Where the tile's first pixel lies in the window, in squares.
+    mesh : int
+        Side of a square of the window, in pixels.
+    origin : (int, int)
+        First column and row in the frame.
+    core : (float, float, float, float)
+        The part of the frame the tile answers for, as x_min, y_min, x_max, y_max in edge
+        coordinates; infinite towards the frame's own border.
+    """
+
+    pixels: NDArray[np.float32]
+    window: NDArray[np.float32]
+    phase: NDArray[np.float32]
+    mesh: int
+    origin: tuple[int, int]
+    core: tuple[float, float, float, float]
+
+    @property
+    def size(self) -> int:
+        """Side of the tile, in pixels."""
+        return len(self.pixels)
+
+
+def cut_tiles(frame: Frame, sky: Sky, spec: TileSpec) -> list[Tile]:
+    """Cut a frame into tiles that cover every pixel and whose cores share none.
+
+    Parameters
+    ----------
+    frame : Frame
+        Of any size; one smaller than a tile is padded with masked pixels.
+    sky : Sky
+        Of the same frame.
+    spec : TileSpec
+        Size and overlap.
+
+    Returns
+    -------
+    list of Tile
+        Row by row; the last of a row or column is shifted inwards to end at the border.
+    """
+    rows, columns = (tile_starts(length, spec) for length in frame.shape)
+    row_cores, column_cores = (_cores(starts, spec.size) for starts in (rows, columns))
+    return [
+        Tile(
+            _cut(frame.pixels, x, y, spec.size),
+            *sky.window(x, y, spec.size),
+            sky.mesh,
+            (x, y),
+            (x_min, y_min, x_max, y_max),
+        )
+        for y, (y_min, y_max) in zip(rows, row_cores, strict=True)
+        for x, (x_min, x_max) in zip(columns, column_cores, strict=True)
+    ]
+
+
+def tile_starts(length: int, spec: TileSpec) -> list[int]:
+    """First pixels of the tiles along an axis of `length` pixels."""
+    last = max(length - spec.size, 0)
+    return [*range(0, last, spec.size - spec.overlap), last]
+
+
+def _cores(starts: list[int], size: int) -> list[tuple[float, float]]:
+    """Split an axis in the middle of each overlap."""
+    seams = [(start + size + following) / 2 for start, following in zip(starts, starts[1:], strict=False)]
+    return list(zip([-np.inf, *seams], [*seams, np.inf], strict=True))
+
+
+def _cut(pixels: NDArray[np.float32], x: int, y: int, size: int) -> NDArray[np.float32]:
+    """A view where the tile lies inside the frame, a padded copy where it does not."""
+    view = pixels[y : y + size, x : x + size]
+    if view.shape == (size, size):
+        return view
+    padded = np.full((size, size), np.nan, np.float32)
+    padded[: view.shape[0], : view.shape[1]] = view
+    return padded
