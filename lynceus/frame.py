@@ -1,66 +1,35 @@
 """FITS bytes to a Frame: pixels, mask, header facts and WCS."""
 
 import hashlib
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import prod
 
 import numpy as np
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
+from lynceus.celestial import celestial_wcs, pixel_scale, to_icrs
 from lynceus.detections import Floats
-from lynceus.spec import Spec
+from lynceus.errors import FrameError, LynceusError, NoSuchHduError, TooLargeError
+from lynceus.facts import Facts, Keywords, first_text, read_facts
+from lynceus.fits_file import Hdu, Limits, open_fits, text
+from lynceus.fits_pixels import read_pixels
+from lynceus.levels import clip_saturated, equalise_bayer, find_step, mask_outside, usable
 
+__all__ = ["MIN_SIDE", "Facts", "Frame", "Keywords", "Limits", "read_frame", "read_frames", "read_plane"]
 
-class Limits(Spec):
-    """What a file may cost, checked before anything is allocated."""
-
-    bytes: int = 2 * 1024**3
-    pixels: int = 20_000 * 20_000
-    header_cards: int = 20_000
-    hdus: int = 1000
-
-
-class Keywords(Spec):
-    """The header keywords each fact is looked up under, the first present wins."""
-
-    gain: tuple[str, ...] = ("GAIN", "EGAIN")
-    read_noise: tuple[str, ...] = ("RDNOISE", "READNOIS")
-    saturation: tuple[str, ...] = ("SATURATE",)
-    exposure_time: tuple[str, ...] = ("EXPTIME",)
-    date_obs: tuple[str, ...] = ("DATE-OBS",)
-    filter: tuple[str, ...] = ("FILTER",)
-    zero_point: tuple[str, ...] = ("MAGZERO",)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the header says of the exposure; None where it says nothing usable.
-
-    Attributes
-    ----------
-    gain : float or None
-        Electrons per ADU.
-    read_noise : float or None
-        Electrons, root mean square.
-    saturation : float or None
-        The level, in ADU, from which a pixel counts as saturated.
-    exposure_time : float or None
-        Seconds.
-    date_obs : str or None
-        Start of the exposure, ISO 8601, UTC.
-    filter : str or None
-        Name of the filter.
-    zero_point : float or None
-        Magnitude of a source of 1 ADU.
-    """
-
-    gain: float | None = None
-    read_noise: float | None = None
-    saturation: float | None = None
-    exposure_time: float | None = None
-    date_obs: str | None = None
-    filter: str | None = None
-    zero_point: float | None = None
+MIN_SIDE = 8  # pixels; nothing can be measured on less
+MAX_WARNINGS = 10
+DEFAULT_LIMITS = Limits()
+DEFAULT_KEYWORDS = Keywords()
+# Extensions that lie beside a frame and are not one, by EXTNAME or IMAGETYP.
+COMPANION = re.compile(
+    r"(^|[^A-Z])(\w*MASK|BPM|MSK|BADPIX\w*|DQ|ERR|ERRORS?|VAR|VARIANCE|IVAR|INVVAR|WHT|WGT|WEIGHTS?|WGTMAP|"
+    r"UNCERT\w*|SIGMA|RMS|FLAGS?|SEG|SEGM|SEGMAP|SEGMENT\w*|CTX|CON|CONTEXT|D2IMARR|WCSDVARR)([^A-Z]|$)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +54,11 @@ class Frame:
         Of the bytes the frame was read from.
     warnings : tuple of str
         What was odd and how it was handled, in the user's words.
+
+    Raises
+    ------
+    ValueError
+        If `pixels` is not a C-ordered 2-D float32 array.
     """
 
     pixels: NDArray[np.float32]
@@ -118,5 +92,279 @@ class Frame:
             return np.zeros(self.shape, bool)
         return self.pixels >= np.float32(self.facts.saturation)
 
+    @property
+    def pixel_scale(self) -> float | None:
+        """Mean side of a pixel, from the WCS matrix, in arcsec; None without WCS."""
+        return None if self.wcs is None else pixel_scale(self.wcs)
 
-__all__ = ["Facts", "Floats", "Frame", "Keywords", "Limits", "hashlib"]
+    @property
+    def mid_time(self) -> str | None:
+        """Middle of the exposure, ISO 8601, UTC; None where it is unknown."""
+        return self.facts.mid_time
+
+    def masked(self, mask: NDArray[np.bool_]) -> "Frame":
+        """Mask more pixels.
+
+        Parameters
+        ----------
+        mask : ndarray, shape (H, W), bool
+            True where a pixel must not be used.
+
+        Returns
+        -------
+        Frame
+            The same, with NaN there.
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ.
+        FrameError
+            If no usable pixel is left.
+        """
+        if mask.shape != self.shape or mask.dtype != np.bool_:
+            raise ValueError(f"the mask must be boolean with shape {self.shape}")
+        pixels = self.pixels.copy()
+        pixels[mask] = np.nan
+        if not usable(pixels):
+            raise FrameError("the mask leaves no usable pixel")
+        return replace(self, pixels=pixels)
+
+    def sky_positions(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Where on the sky pixel positions are.
+
+        Parameters
+        ----------
+        x, y : ndarray, shape (N,)
+            0-based pixel centres.
+
+        Returns
+        -------
+        ra, dec : ndarray, shape (N,)
+            ICRS degrees; NaN where there is no WCS or its projection does not reach.
+        """
+        if self.wcs is None:
+            return np.full(np.shape(x), np.nan), np.full(np.shape(y), np.nan)
+        return to_icrs(self.wcs, x, y)
+
+
+def read_frame(
+    data: bytes,
+    hdu: str | int | None = None,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    keywords: Keywords = DEFAULT_KEYWORDS,
+) -> Frame:
+    """Read one frame of a FITS file.
+
+    Parameters
+    ----------
+    data : bytes
+        The file: plain, .gz or .bz2; images plain or tile-compressed.
+    hdu : str, int or None
+        An index (0 is the primary HDU; also as a string), an EXTNAME in any case, or `NAME,VER`. By default the first
+        HDU that holds a 2-D image, masks, weights and the like left out.
+    limits : Limits
+        What the file may cost.
+    keywords : Keywords
+        Where in the header the facts are.
+
+    Returns
+    -------
+    Frame
+        With everything odd in its `warnings`.
+
+    Raises
+    ------
+    NotFitsError
+        If the bytes are not FITS.
+    NoSuchHduError
+        If the HDU asked for is not there or holds no 2-D image.
+    TooLargeError
+        If the file passes a limit.
+    FrameError
+        If it is damaged or holds no usable frame.
+    """
+    with _only_frame_errors():
+        hdus = open_fits(data, limits)
+        chosen = _first_frame(hdus) if hdu is None else _find(hdus, hdu)
+        return _read(chosen, hdus[0], hashlib.sha256(data).hexdigest(), limits, keywords)
+
+
+def read_frames(data: bytes, *, limits: Limits = DEFAULT_LIMITS, keywords: Keywords = DEFAULT_KEYWORDS) -> list[Frame]:
+    """Read every frame of a mosaic.
+
+    Parameters
+    ----------
+    data : bytes
+        The file, as for `read_frame`.
+    limits : Limits
+        What the file may cost, all its frames together.
+    keywords : Keywords
+        Where in the headers the facts are.
+
+    Returns
+    -------
+    list of Frame
+        At least one, in the order of the file. An HDU that cannot be read is a warning on all others.
+
+    Raises
+    ------
+    LynceusError
+        As `read_frame` does, if not one frame can be read.
+    """
+    with _only_frame_errors():
+        hdus = open_fits(data, limits)
+        wanted = [hdu for hdu in hdus if hdu.fault or _is_frame(hdu)]
+        if not wanted:
+            raise FrameError(_no_frame(hdus))
+        pixels = sum(prod(hdu.shape) for hdu in wanted)
+        if pixels > limits.pixels and not hdus[-1].fault:
+            raise TooLargeError(f"the frames have {pixels} pixels together; the limit is {limits.pixels}")
+        sha256 = hashlib.sha256(data).hexdigest()
+        return _read_all(wanted, hdus[0], sha256, limits, keywords)
+
+
+def read_plane(data: bytes, shape: tuple[int, int], *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.float32]:
+    """Read a mask or a weight map that belongs to a frame.
+
+    Parameters
+    ----------
+    data : bytes
+        A FITS file; its first 2-D image is read, whatever its name.
+    shape : (int, int)
+        Height and width of the frame, in pixels.
+    limits : Limits
+        What the file may cost.
+
+    Returns
+    -------
+    ndarray, shape (H, W), float32
+        NaN where it has no value.
+
+    Raises
+    ------
+    FrameError
+        If it cannot be read, or its shape is not the frame's.
+    """
+    with _only_frame_errors():
+        hdus = open_fits(data, limits)
+        hdu = next((hdu for hdu in hdus if hdu.fault or hdu.plane_shape), None)
+        if hdu is None:
+            raise FrameError(_no_frame(hdus))
+        if not hdu.fault and hdu.plane_shape != shape:
+            height, width = hdu.plane_shape or (0, 0)
+            raise FrameError(f"the mask or weight is {height} x {width}; the frame is {shape[0]} x {shape[1]}")
+        return read_pixels(hdu, limits).pixels
+
+
+@contextmanager
+def _only_frame_errors() -> Iterator[None]:
+    """Turn whatever the parsers stumble over into a FrameError that shows nothing of our inside."""
+    try:
+        yield
+    except LynceusError:
+        raise
+    except Exception as error:
+        raise FrameError(f"the file is damaged and cannot be read ({type(error).__name__})") from error
+
+
+def _is_frame(hdu: Hdu) -> bool:
+    """Whether it is a 2-D image, and not the mask or weight of one."""
+    names = hdu.name, text(hdu.header, "IMAGETYP") or ""
+    return hdu.plane_shape is not None and not any(COMPANION.search(name.upper()) for name in names)
+
+
+def _first_frame(hdus: list[Hdu]) -> Hdu:
+    """The HDU that is meant where none is named."""
+    for hdu in hdus:
+        if hdu.fault or _is_frame(hdu):
+            return hdu
+    raise FrameError(_no_frame(hdus))
+
+
+def _no_frame(hdus: list[Hdu]) -> str:
+    """Say what a file holds in which there is no frame."""
+    held = [hdu.describe() for hdu in hdus[:5]] + (["..."] if len(hdus) > 5 else [])
+    named = " (masks and weights only if named)" if any(hdu.plane_shape for hdu in hdus) else ""
+    return f"the file holds no frame: {', '.join(held)}; only 2-D frames are searched{named}"
+
+
+def _find(hdus: list[Hdu], wanted: str | int) -> Hdu:
+    """Find an HDU by index, EXTNAME, or EXTNAME and EXTVER."""
+    name = str(wanted).strip()
+    digits = name.isascii() and name.isdecimal() and len(name) < 10
+    matches = [hdu for hdu in hdus if (hdu.index == int(name) if digits else _is_called(hdu, name))]
+    if not matches:
+        cut = f"; {hdus[-1].describe()}" if hdus[-1].fault else ""
+        raise NoSuchHduError(f"there is no HDU {name[:70]!r} in the file, which has {len(hdus)}{cut}")
+    if matches[0].fault:
+        raise FrameError(matches[0].describe())
+    if matches[0].plane_shape is None:
+        raise NoSuchHduError(f"{matches[0].describe()}; only 2-D frames are searched")
+    return matches[0]
+
+
+def _is_called(hdu: Hdu, name: str) -> bool:
+    """Whether an HDU goes by `NAME` or `NAME,VER`, in any case."""
+    own = {hdu.name.upper(), f"{hdu.name.upper()},{hdu.version}"}
+    return bool(name) and name.upper().replace(", ", ",") in (own | {"PRIMARY"} if hdu.index == 0 else own)
+
+
+def _read_all(wanted: list[Hdu], primary: Hdu, sha256: str, limits: Limits, keywords: Keywords) -> list[Frame]:
+    """Read what can be read, and tell the frames of what cannot."""
+    frames: list[Frame] = []
+    errors: list[LynceusError] = []
+    for hdu in wanted:
+        try:
+            with _only_frame_errors():
+                frames.append(_read(hdu, primary, sha256, limits, keywords))
+        except LynceusError as error:
+            errors.append(error)
+    if not frames:
+        raise errors[0]
+    others = [f"another frame of the file was left out: {error}" for error in errors]
+    return [replace(frame, warnings=_bounded([*frame.warnings, *others])) for frame in frames]
+
+
+def _read(hdu: Hdu, primary: Hdu, sha256: str, limits: Limits, keywords: Keywords) -> Frame:
+    """Read one HDU: pixels, then what the header says of them, then the sky."""
+    _check_size(hdu)
+    plane = read_pixels(hdu, limits)
+    pixels, header, warnings = plane.pixels, plane.header, list(plane.warnings)
+    headers = (header, primary.header)
+    facts = read_facts(headers, keywords)
+    warnings += mask_outside(pixels, first_text((header,), keywords.data_section))
+    if not usable(pixels):
+        raise FrameError(f"HDU {hdu.index} has no usable pixel: all are NaN, infinite, blank or outside DATASEC")
+    step = plane.step or find_step(pixels)
+    level, found = clip_saturated(pixels, facts.saturation, step)
+    level, step, equalised = equalise_bayer(pixels, first_text(headers, keywords.bayer_pattern), level, step)
+    wcs, unusable = celestial_wcs(hdu, header)
+    return Frame(
+        pixels,
+        facts=replace(facts, saturation=level),
+        quantum=step,
+        wcs=wcs,
+        hdu=hdu.index,
+        name=hdu.name,
+        sha256=sha256,
+        warnings=_bounded([*warnings, *found, *equalised, unusable]),
+    )
+
+
+def _check_size(hdu: Hdu) -> None:
+    """Refuse an HDU that is broken, or too small for anything to be measured on it."""
+    height, width = hdu.plane_shape or (0, 0)
+    if hdu.fault:
+        raise FrameError(hdu.describe())
+    if min(height, width) < MIN_SIDE:
+        raise FrameError(
+            f"HDU {hdu.index} is too small ({height} x {width}); a frame has at least {MIN_SIDE} pixels a side"
+        )
+
+
+def _bounded(warnings: list[str]) -> tuple[str, ...]:
+    """Keep the warnings short and few."""
+    unique = dict.fromkeys(warning[:200] for warning in warnings if warning)
+    return tuple(unique)[:MAX_WARNINGS]

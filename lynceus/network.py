@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import resnet50
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -32,6 +33,8 @@ class SamplingSpec(Spec):
         An anchor above the first is a source, below the second background, between them neither.
     anchors, proposals : int
         At most so many of a tile enter the loss of the first and the second stage.
+    candidates : int
+        Best anchors a level that enter suppression while training.
     ignore_cover : float
         An anchor this much inside an ignore region takes no loss.
     """
@@ -39,7 +42,8 @@ class SamplingSpec(Spec):
     foreground_iou: float = 0.5
     background_iou: float = 0.3
     anchors: int = 512
-    proposals: int = 512
+    proposals: int = 192
+    candidates: int = 1200
     ignore_cover: float = 0.5
 
 
@@ -61,7 +65,7 @@ class NetworkSpec(Spec):
     pyramid : int
         Channels of the feature pyramid.
     anchors : tuple of tuple of float
-        Sides of the anchors at each pyramid level, in pixels.
+        Sides of the anchors at each pyramid level, in pixels; even, because torchvision rounds half sides.
     ratios : tuple of float
         Height over width of the anchors.
     rpn_depth : int
@@ -90,7 +94,7 @@ class NetworkSpec(Spec):
     widths: tuple[int, ...] = (32, 64, 96, 128)
     blocks: tuple[int, ...] = (2, 2, 2, 1)
     pyramid: int = 64
-    anchors: tuple[tuple[float, ...], ...] = ((7, 12), (18, 27), (40, 60), (90, 130))
+    anchors: tuple[tuple[float, ...], ...] = ((6, 10, 16), (22, 30, 40), (54, 74, 100), (120, 150, 180))
     ratios: tuple[float, ...] = (1.0,)
     rpn_depth: int = 1
     head_convolutions: tuple[int, ...] = ()
@@ -118,7 +122,7 @@ class NetworkSpec(Spec):
 RESNET50_V2 = NetworkSpec(
     body="resnet50",
     pyramid=256,
-    anchors=((6, 9), (14, 20), (28, 40), (56, 80), (112, 128)),
+    anchors=((6, 10, 14), (18, 24, 30), (38, 48, 60), (74, 90, 110), (130, 160, 200)),
     rpn_depth=2,
     head_convolutions=(256, 256, 256, 256),
     head_units=(1024,),
@@ -242,7 +246,7 @@ def _proposal_network(spec: NetworkSpec) -> ProposalNetwork:
         bg_iou_thresh=sampling.background_iou,
         batch_size_per_image=sampling.anchors,
         positive_fraction=0.5,
-        pre_nms_top_n={"training": spec.candidates, "testing": spec.candidates},
+        pre_nms_top_n={"training": sampling.candidates, "testing": spec.candidates},
         post_nms_top_n={"training": spec.proposals, "testing": spec.proposals},
         score_thresh=spec.proposal_score,
         suppression=spec.proposal_suppression,
@@ -280,6 +284,17 @@ def norm_layer(name: str) -> NormLayer:
         "group": lambda channels: nn.GroupNorm(min(32, channels // 4), channels),
     }
     return layers[name]
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold every batch norm that follows a convolution in a sequence into it; evaluation mode only."""
+    for module in list(network.modules()):
+        if not isinstance(module, Conv2dNormActivation) or len(module) < 2:
+            continue
+        convolution, norm = module[0], module[1]
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module[0] = fuse_conv_bn_eval(convolution, norm)
+            module[1] = nn.Identity()
 
 
 class CompactBody(nn.Module):

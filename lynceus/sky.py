@@ -5,7 +5,8 @@ the same map where the network runs.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from lynceus.detections import Floats
 from lynceus.frame import Frame
 from lynceus.spec import Spec
 
+BORDER = 2  # squares around the map that cubic interpolation may reach into
 QUANTISATION_NOISE = 1 / np.sqrt(12.0)  # standard deviation of rounding to a step of 1
 
 
@@ -65,9 +67,10 @@ class Sky:
 
     def upsampled(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Level and noise at every pixel, two arrays of shape (H, W), in ADU."""
-        down = _interpolation(self.shape[0], self.mesh, self.level.shape[0])
-        across = _interpolation(self.shape[1], self.mesh, self.level.shape[1]).T
-        return down @ self.level @ across, down @ self.noise @ across
+        level, noise = self._bordered
+        down = _interpolation(self.shape[0], self.mesh, level.shape[0])
+        across = _interpolation(self.shape[1], self.mesh, level.shape[1]).T
+        return down @ level @ across, np.maximum(down @ noise @ across, self.noise.min())
 
     def window(self, x: int, y: int, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The part of the map that a tile needs to interpolate its own sky.
@@ -82,17 +85,23 @@ class Sky:
         Returns
         -------
         window : ndarray, shape (2, K, K), float32
-            Level and noise, the border repeated outwards.
+            Level and noise; outside the frame the level goes on straight, the noise stays.
         phase : ndarray, shape (2,), float32
             Row and column, in squares of the window, at which the centre of the tile's first pixel lies.
         """
-        reach = window_size(size, self.mesh)
+        maps = self._bordered
+        reach = np.arange(window_size(size, self.mesh))
         first_row, row_phase = _first_square(y, self.mesh)
         first_column, column_phase = _first_square(x, self.mesh)
-        rows = np.clip(first_row + np.arange(reach), 0, self.level.shape[0] - 1)[:, None]
-        columns = np.clip(first_column + np.arange(reach), 0, self.level.shape[1] - 1)
-        window = np.stack([self.level[rows, columns], self.noise[rows, columns]])
-        return window, np.array([row_phase, column_phase], np.float32)
+        rows = np.clip(BORDER + first_row + reach, 0, maps.shape[1] - 1)[:, None]
+        columns = np.clip(BORDER + first_column + reach, 0, maps.shape[2] - 1)
+        return maps[:, rows, columns], np.array([row_phase, column_phase], np.float32)
+
+    @cached_property
+    def _bordered(self) -> NDArray[np.float32]:
+        """Both maps with a border, so that a gradient does not flatten towards the frame's edge."""
+        level = np.pad(self.level, BORDER, mode="reflect", reflect_type="odd")
+        return np.stack([level, np.pad(self.noise, BORDER, mode="edge")])
 
 
 def window_size(size: int, mesh: int) -> int:
@@ -147,8 +156,10 @@ def estimate_sky(frame: Frame, spec: SkySpec) -> Sky:
     strips = [
         _strip_statistics(frame.pixels[top : top + spec.mesh], spec) for top in range(0, height, spec.mesh)
     ]
-    level = _median_3x3(np.stack([level for level, _ in strips]))
-    noise = _median_3x3(np.stack([noise for _, noise in strips]))
+    level, noise = np.stack([level for level, _ in strips]), np.stack([noise for _, noise in strips])
+    if not np.isfinite(level).any():  # too few usable pixels in every square: one value for all
+        level[:], noise[:] = _clipped_mode(np.sort(frame.pixels[~frame.mask]), spec)
+    level, noise = _median_3x3(level, "odd"), _median_3x3(noise, "even")
     floor = max(frame.quantum * QUANTISATION_NOISE, 1e-6 * float(np.abs(level).max()), 1e-30)
     return Sky(level, np.maximum(noise, np.float32(floor)), spec.mesh, (height, width))
 
@@ -194,13 +205,14 @@ def _clipped_mode(ordered: NDArray[np.float32], spec: SkySpec) -> tuple[float, f
     return pivot + mode, deviation
 
 
-def _median_3x3(grid: Floats) -> NDArray[np.float32]:
-    """Median of each square and its neighbours; squares without a value take it from them."""
+def _median_3x3(grid: Floats, border: Literal["odd", "even"]) -> NDArray[np.float32]:
+    """Median of each square and its neighbours; squares without a value take it from them.
+
+    An odd border carries a gradient on, so that the median does not flatten it at the edge.
+    """
     rows, columns = grid.shape
-    if not np.isfinite(grid).any():
-        return np.zeros_like(grid)
     overall = np.nanmedian(grid)
-    bordered = np.pad(grid, 1, constant_values=np.nan)
+    bordered = np.pad(grid, 1, mode="reflect", reflect_type=border)
     neighbours = np.stack([bordered[i : i + rows, j : j + columns] for i in range(3) for j in range(3)])
     alone = np.isnan(neighbours).all(axis=0)
     neighbours[:, alone] = overall
@@ -215,10 +227,10 @@ def _first_square(start: int, mesh: int) -> tuple[int, float]:
 
 
 def _interpolation(length: int, mesh: int, squares: int) -> NDArray[np.float32]:
-    """The matrix (length, squares) that interpolates a column of squares at every pixel."""
+    """The matrix (length, squares) that interpolates a bordered column of squares at every pixel."""
     position = (np.arange(length) + 0.5) / mesh - 0.5
     base = np.floor(position).astype(int)
     matrix = np.zeros((length, squares), np.float32)
     for tap, weight in enumerate(cubic_taps(position - base), start=-1):
-        np.add.at(matrix, (np.arange(length), np.clip(base + tap, 0, squares - 1)), weight)
+        np.add.at(matrix, (np.arange(length), np.clip(BORDER + base + tap, 0, squares - 1)), weight)
     return matrix

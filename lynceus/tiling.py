@@ -101,6 +101,19 @@ def cut_tiles(frame: Frame, sky: Sky, spec: TileSpec) -> list[Tile]:
     ]
 
 
+def binned(frame: Frame, factor: int) -> Frame:
+    """A frame of `factor` x `factor` block means, for a coarse pass.
+
+    Masked pixels are left out of a mean; a rest of rows or columns at the far border is dropped.
+    """
+    height, width = (length // factor * factor for length in frame.shape)
+    blocks = frame.pixels[:height, :width].reshape(height // factor, factor, width // factor, factor)
+    usable = np.isfinite(blocks).sum(axis=(1, 3))
+    sums = np.nansum(blocks, axis=(1, 3), dtype=np.float64)
+    means = np.where(usable > 0, sums / np.maximum(usable, 1), np.nan)
+    return Frame(np.ascontiguousarray(means, np.float32), frame.facts, frame.quantum / factor)
+
+
 def tile_starts(length: int, spec: TileSpec) -> list[int]:
     """First pixels of the tiles along an axis of `length` pixels."""
     last = max(length - spec.size, 0)
