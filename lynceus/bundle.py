@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from lynceus.detector import Detector, DetectorSpec
 from lynceus.errors import BundleError
@@ -49,7 +49,7 @@ class Manifest(Spec):
     detector: DetectorSpec
     weights_sha256: str
     provenance: Provenance
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu", workers: int =
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise BundleError(f"the weights of {manifest.name}/{manifest.version} do not fit its network") from error
     fold_batch_norms(network.eval())
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     return Bundle(Detector(network, manifest.detector, device, workers), manifest)
 
 

@@ -290,7 +290,7 @@ def _read_hdu(file: bytes, start: int, index: int, cards_left: int) -> Hdu:
             kind, shape, size = _structure(header)
         except FrameError as error:
             return Hdu(index, header, file, start, end, fault=str(error))
-    missing = end + size - len(file)
+    missing = size - max(0, len(file) - end)
     fault = f"is truncated: {missing} of its {size} bytes of data are missing" if missing > 0 else ""
     return Hdu(index, header, file, start, end, size, kind, shape, fault)
 

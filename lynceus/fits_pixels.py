@@ -11,6 +11,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from lynceus.detections import Floats
 from lynceus.errors import FrameError, TooLargeError
 from lynceus.fits_file import Hdu, Limits, number, quiet, text, value
 
@@ -92,14 +93,15 @@ def _scaling(header: fits.Header) -> tuple[float, float, tuple[str, ...]]:
 
 
 def _scaled(stored: NDArray[np.generic], scale: float, zero: float, blank: int | None) -> NDArray[np.float32]:
-    """Apply `stored * scale + zero` in float64, strip by strip, with NaN for whatever is not a value."""
+    """Apply `stored * scale + zero` precisely, strip by strip, with NaN for whatever is not a value."""
     height, width = stored.shape
     pixels = np.empty((height, width), np.float32)
     rows = max(1, STRIP // width)
+    precise = np.longdouble if stored.dtype.str[1:] == "i8" else np.float64  # unsigned 64 bits have BZERO = 2**63
     with np.errstate(all="ignore"):
         for top in range(0, height, rows):
             strip = stored[top : top + rows]
-            values = strip.astype(np.float64)
+            values: Floats = strip.astype(precise)
             if scale != 1:
                 values *= scale
             if zero != 0:

@@ -1,7 +1,7 @@
 """What the pixel values themselves tell: their step, their saturation, their Bayer phases, their overscan."""
 
 import re
-from math import inf, isfinite
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,7 +177,7 @@ def equalise_bayer(
         return saturation, step, ["the Bayer phases could not be equalised: they have no noise"]
     sky, noise = np.mean(good, axis=0)
     full = None if saturation is None else np.float32(saturation)
-    ceiling = -inf
+    ceiling = -inf  # the saturation level of the phase that is stretched most
     for phase, (own_sky, own_noise) in zip(phases, levels, strict=True):
         gain = noise / own_noise if own_noise > 0 else 1.0
         saturated = np.zeros(phase.shape, bool) if full is None else phase >= full
@@ -187,13 +187,12 @@ def equalise_bayer(
         phase[saturated] = np.inf  # set to the common level below
         if full is not None:
             ceiling = max(ceiling, (float(full) - own_sky) * gain + sky)
-    gains = [noise / own_noise for _, own_noise in good]
-    warning = f"the four phases of the Bayer pattern {pattern} were equalised; fluxes are in equalised ADU"
-    if full is None or not isfinite(ceiling):
-        return saturation, float(step * np.mean(gains)), [warning]
-    level = np.float32(ceiling)
-    np.minimum(pixels, level, out=pixels)
-    return float(level), float(step * np.mean(gains)), [warning]
+    step *= float(np.mean([noise / own_noise for _, own_noise in good]))
+    if full is not None:
+        saturation = float(np.float32(ceiling))
+        np.minimum(pixels, np.float32(ceiling), out=pixels)
+    pixels[np.isinf(pixels)] = np.nan
+    return saturation, step, [f"the phases of the Bayer pattern {pattern} were equalised; fluxes are in equalised ADU"]
 
 
 def _plateau(pixels: Pixels, sky: float, highest: float, step: float) -> float | None:

@@ -12,7 +12,7 @@ from lynceus.detections import Detections, Floats
 from lynceus.spec import Spec
 from lynceus.tiling import Tile
 
-BORDER = 1.0  # a box that comes this close to its tile's border was cut by it, pixels
+BORDER = 0.5  # a box that comes this close to its tile's border was cut by it, pixels
 COVERED = 0.7  # the share of a cut box that a whole one must cover to replace it
 
 
@@ -87,9 +87,7 @@ def _cut_by_border(detections: Detections, tile: Tile) -> NDArray[np.bool_]:
     (x, y), (x_min, y_min, x_max, y_max) = tile.origin, tile.core
     borders = np.array([x + BORDER, y + BORDER, x + tile.size - BORDER, y + tile.size - BORDER])
     inner = np.isfinite([x_min, y_min, x_max, y_max])
-    touches = np.concatenate(
-        [detections.boxes[:, :2] <= borders[:2], detections.boxes[:, 2:] >= borders[2:]], axis=1
-    )
+    touches = np.concatenate([detections.boxes[:, :2] <= borders[:2], detections.boxes[:, 2:] >= borders[2:]], axis=1)
     return np.asarray((touches & inner).any(axis=1))
 
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -226,14 +226,14 @@ def _body(spec: NetworkSpec) -> nn.Module:
     return _with_pyramid(extractor, spec.pyramid, norm_layer(spec.norm))
 
 
-def _with_pyramid(extractor: nn.Module, channels: int, norm: NormLayer) -> nn.Module:
-    """torchvision fixes the pyramid at 256 channels; another width gets a pyramid of its own."""
+def _with_pyramid(extractor: Any, channels: int, norm: NormLayer) -> nn.Module:
+    """Torchvision fixes the pyramid at 256 channels; another width gets a pyramid of its own."""
     if channels != extractor.out_channels:
         fpn = extractor.fpn
         widths = [block[0].in_channels for block in fpn.inner_blocks]
         extractor.fpn = FeaturePyramidNetwork(widths, channels, fpn.extra_blocks, norm_layer=norm)
         extractor.out_channels = channels
-    return extractor
+    return cast(nn.Module, extractor)
 
 
 def _proposal_network(spec: NetworkSpec) -> ProposalNetwork:

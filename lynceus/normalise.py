@@ -44,7 +44,7 @@ def normalise(pixels: Tensor, window: Tensor, phase: Tensor, mesh: int, spec: No
     pixels : Tensor, shape (B, 1, T, T)
         ADU, NaN where masked.
     window : Tensor, shape (B, 2, K, K)
-        Sky level and noise around each tile, in ADU, on squares of `mesh` pixels.
+        Sky level and logarithm of its noise around each tile (ADU), on squares of `mesh` pixels.
     phase : Tensor, shape (B, 2)
         Row and column in the window of each tile's first pixel, in squares.
     mesh : int
@@ -59,9 +59,7 @@ def normalise(pixels: Tensor, window: Tensor, phase: Tensor, mesh: int, spec: No
     """
     down, across = (_interpolation(phase[:, axis], pixels.shape[-1], mesh, window.shape[-1]) for axis in (0, 1))
     maps = down[:, None] @ window @ across[:, None].transpose(-1, -2)  # (B, 2, T, T)
-    level, noise = maps[:, :1], maps[:, 1:]
-    smallest = window[:, 1:].amin(dim=(-1, -2), keepdim=True)  # cubic interpolation may undershoot
-    deviations = (pixels - level) / torch.maximum(noise, smallest)
+    deviations = (pixels - maps[:, :1]) / torch.exp(maps[:, 1:])
     deviations = torch.nan_to_num(deviations, nan=0.0).clamp(-spec.ceiling, spec.ceiling)
     return torch.asinh(deviations / spec.softening)
 

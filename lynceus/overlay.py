@@ -22,9 +22,7 @@ def stretched(frame: Frame, sky: Sky) -> NDArray[np.uint8]:
     return np.asarray(255 * grey, np.uint8)
 
 
-def draw_overlay(
-    frame: Frame, sky: Sky, boxes: Floats, path: Path, *, colour: str = "#39d353", zoom: int = 1
-) -> None:
+def draw_overlay(frame: Frame, sky: Sky, boxes: Floats, path: Path, *, colour: str = "#39d353", zoom: int = 1) -> None:
     """Write a PNG of the frame with boxes on it, the first row at the bottom as FITS viewers show it.
 
     Parameters

@@ -94,7 +94,7 @@ class ProposalNetwork(RegionProposalNetwork):
         super().__init__(*args, nms_thresh=suppression.threshold, **kwargs)
         self.suppression = suppression
         self.ignore_cover = ignore_cover
-        self.box_coder = Float32BoxCoder(self.box_coder.weights)
+        self.box_coder: Float32BoxCoder = Float32BoxCoder(self.box_coder.weights)
 
     def filter_proposals(
         self,
@@ -149,7 +149,7 @@ class BoxHeads(RoIHeads):
         super().__init__(*args, nms_thresh=suppression.threshold, **kwargs)
         self.suppression = suppression
         self.ignore_cover = ignore_cover
-        self.box_coder = Float32BoxCoder(self.box_coder.weights)
+        self.box_coder: Float32BoxCoder = Float32BoxCoder(self.box_coder.weights)
         self._ignored: list[Tensor] = []
 
     def select_training_samples(
@@ -177,7 +177,7 @@ class BoxHeads(RoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Score, refine and thin out: logits (P, C), offsets (P, 4 C), proposals a list of (P_b, 4)."""
         counts = [len(proposal) for proposal in proposals]
-        boxes = self.box_coder.decode(box_regression, proposals).reshape(len(class_logits), -1, 4).split(counts)
+        boxes = self.box_coder.decode(box_regression, proposals).reshape(-1, class_logits.shape[-1], 4).split(counts)
         scores = class_logits.float().softmax(dim=-1).split(counts)
         found = [self._keep(*parts) for parts in zip(boxes, scores, image_shapes, strict=True)]
         return [boxes for boxes, _, _ in found], [scores for _, scores, _ in found], [label for _, _, label in found]

@@ -54,9 +54,7 @@ class Match:
         return np.asarray(self._known & self.ignored[self.source_of])
 
 
-def match_centres(
-    found: Floats, scores: Floats, sources: Floats, radius: Floats, ignored: NDArray[np.bool_]
-) -> Match:
+def match_centres(found: Floats, scores: Floats, sources: Floats, radius: Floats, ignored: NDArray[np.bool_]) -> Match:
     """Match by distance: the highest score chooses first, the nearest source it may have.
 
     Parameters

@@ -67,10 +67,10 @@ class Sky:
 
     def upsampled(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Level and noise at every pixel, two arrays of shape (H, W), in ADU."""
-        level, noise = self._bordered
+        level, log_noise = self._bordered
         down = _interpolation(self.shape[0], self.mesh, level.shape[0])
         across = _interpolation(self.shape[1], self.mesh, level.shape[1]).T
-        return down @ level @ across, np.maximum(down @ noise @ across, self.noise.min())
+        return down @ level @ across, np.exp(down @ log_noise @ across)
 
     def window(self, x: int, y: int, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The part of the map that a tile needs to interpolate its own sky.
@@ -85,7 +85,8 @@ class Sky:
         Returns
         -------
         window : ndarray, shape (2, K, K), float32
-            Level and noise; outside the frame the level goes on straight, the noise stays.
+            Level, and the logarithm of the noise, which can then be interpolated without turning
+            negative; outside the frame the level goes on straight, the noise stays.
         phase : ndarray, shape (2,), float32
             Row and column, in squares of the window, at which the centre of the tile's first pixel lies.
         """
@@ -99,9 +100,9 @@ class Sky:
 
     @cached_property
     def _bordered(self) -> NDArray[np.float32]:
-        """Both maps with a border, so that a gradient does not flatten towards the frame's edge."""
+        """Level and log noise with a border, so that a gradient does not flatten towards the frame's edge."""
         level = np.pad(self.level, BORDER, mode="reflect", reflect_type="odd")
-        return np.stack([level, np.pad(self.noise, BORDER, mode="edge")])
+        return np.stack([level, np.pad(np.log(self.noise), BORDER, mode="edge")])
 
 
 def window_size(size: int, mesh: int) -> int:
@@ -153,9 +154,7 @@ def estimate_sky(frame: Frame, spec: SkySpec) -> Sky:
     deviations; last a 3 x 3 median over the squares (Bertin & Arnouts 1996, section 3).
     """
     height, width = frame.shape
-    strips = [
-        _strip_statistics(frame.pixels[top : top + spec.mesh], spec) for top in range(0, height, spec.mesh)
-    ]
+    strips = [_strip_statistics(frame.pixels[top : top + spec.mesh], spec) for top in range(0, height, spec.mesh)]
     level, noise = np.stack([level for level, _ in strips]), np.stack([noise for _, noise in strips])
     if not np.isfinite(level).any():  # too few usable pixels in every square: one value for all
         level[:], noise[:] = _clipped_mode(np.sort(frame.pixels[~frame.mask]), spec)

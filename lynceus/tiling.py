@@ -1,6 +1,7 @@
 """A frame cut into overlapping tiles, and which tile owns a detection."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ class Tile:
     pixels : ndarray, shape (size, size), float32
         ADU, NaN where masked or outside the frame.
     window : ndarray, shape (2, K, K), float32
-        Level and noise of the sky around the tile (see `Sky.window`).
+        Level and log noise of the sky around the tile (see `Sky.window`).
     phase : ndarray, shape (2,), float32
         Where the tile's first pixel lies in the window, in squares.
     mesh : int
@@ -122,7 +123,7 @@ def tile_starts(length: int, spec: TileSpec) -> list[int]:
 
 def _cores(starts: list[int], size: int) -> list[tuple[float, float]]:
     """Split an axis in the middle of each overlap."""
-    seams = [(start + size + following) / 2 for start, following in zip(starts, starts[1:], strict=False)]
+    seams = [(start + size + following) / 2 for start, following in pairwise(starts)]
     return list(zip([-np.inf, *seams], [*seams, np.inf], strict=True))
 
 

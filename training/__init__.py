@@ -1,1 +1,1 @@
-
+"""Offline: simulate, train, evaluate, publish."""

@@ -316,9 +316,7 @@ def flux_of_snr(snr: float, stamp: NDArray[np.float32], detector: Detector, boos
     return (snr * snr * own + np.sqrt((snr * snr * own) ** 2 + 4 * snr * snr * empty)) / 2
 
 
-def add_stamp(
-    light: Floats, stamp: NDArray[np.float32], flux: float, column: int, row: int, negligible: float
-) -> None:
+def add_stamp(light: Floats, stamp: NDArray[np.float32], flux: float, column: int, row: int, negligible: float) -> None:
     """Add a stamp centred on a pixel, cropped where it is negligible and at the frame's border."""
     middle = len(stamp) // 2
     profile = flux * stamp.max(axis=0)

@@ -64,9 +64,7 @@ class NetworkTraining(lightning.LightningModule):
         super().__init__()
         self.how = recipe.training
         self.network = Network(recipe.network).to(memory_format=torch.channels_last)
-        self.averaged = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(self.how.ema), use_buffers=True
-        )
+        self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.how.ema), use_buffers=True)
 
     def training_step(self, batch: tuple[Tensor, list[Target]], _: int) -> Tensor:
         """The sum of the four losses."""
@@ -85,7 +83,10 @@ class NetworkTraining(lightning.LightningModule):
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.how.learning_rate, weight_decay=self.how.weight_decay
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule(optimizer, self.how), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule(optimizer, self.how), "interval": "step"},
+        }
 
 
 def schedule(optimizer: torch.optim.Optimizer, how: TrainingSpec) -> torch.optim.lr_scheduler.LRScheduler:

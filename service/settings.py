@@ -1,0 +1,100 @@
+"""What the server may use and where it finds its bundle: `LYNCEUS_*` in the environment."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lynceus.errors import LynceusError
+from lynceus.facts import Keywords
+from lynceus.fits_file import Limits
+from model_store import default_bundle
+
+UPLOAD_MARGIN = 30.0  # seconds an answer may take to be written after the longest deadline
+
+
+class Settings(BaseSettings):
+    """Every setting of the service; none shapes what is found, which the bundle does.
+
+    A name such as `PORT` or `SERVICE_HOST` must never be used here: Kubernetes sets `LYNCEUS_PORT`
+    and the like for a Service named `lynceus`. For the same reason unknown names are ignored.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LYNCEUS_", env_nested_delimiter="__", frozen=True)
+
+    bundle: Path = Field(default_factory=default_bundle, description="Folder of the bundle to serve.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where the network runs; `auto` takes a GPU if there is one, `cuda` refuses to start without one.",
+    )
+    workers: int = Field(
+        0, ge=0, description="Threads that run the network on a CPU; 0 for one a core. A GPU always has one."
+    )
+    keywords: Keywords = Field(
+        Keywords(),
+        description="Header keywords each fact is read from, e.g. `LYNCEUS_KEYWORDS__GAIN='[\"MYGAIN\"]'`.",
+    )
+    limits: Limits = Field(
+        Limits(),
+        description="What one file may cost when it is read, e.g. `LYNCEUS_LIMITS__PIXELS`: `bytes` (after "
+        "decompression), `pixels`, `header_cards`, `hdus`.",
+    )
+    max_upload_bytes: PositiveInt = Field(
+        1024**3, description="Largest request body: frame, mask and weight together."
+    )
+    max_uploads: PositiveInt = Field(
+        32, description="Requests that may be uploading or waiting to be decoded at once; 503 past it."
+    )
+    max_decodes: PositiveInt = Field(2, description="Frames decoded and cut into tiles at once.")
+    max_queue_tiles: PositiveInt = Field(
+        2048,
+        description="Tiles that may wait for the network; 503 past it. A tile of 512 px holds 1 MiB. A frame with "
+        "more tiles is admitted when nothing waits.",
+    )
+    max_batch_tiles: int = Field(
+        0, ge=0, description="Tiles the network takes at once; 0 for what suits the device (1 on a CPU, 32 on a GPU)."
+    )
+    max_window: float = Field(
+        0.005, ge=0, description="Longest wait for tiles of other frames to fill a batch, in seconds."
+    )
+    default_deadline: PositiveFloat = Field(
+        120.0, description="Time for an answer where the request names none, in seconds, upload included."
+    )
+    longest_deadline: PositiveFloat = Field(
+        600.0, description="Longest deadline that a request may ask for, in seconds."
+    )
+    upload_timeout: PositiveFloat = Field(120.0, description="Time an upload may take, in seconds; 408 past it.")
+    max_detections: PositiveInt = Field(
+        100_000, description="Detections returned a frame where the request names no lower number."
+    )
+    latency_buckets: tuple[PositiveFloat, ...] = Field(
+        (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120),
+        description="Bucket bounds of `lynceus_frame_duration_seconds`, in seconds; put some at the exposure cadence.",
+    )
+
+    @property
+    def request_timeout(self) -> float:
+        """When even a request that ignores its deadline is cut off, in seconds."""
+        return self.longest_deadline + UPLOAD_MARGIN
+
+    @property
+    def cores(self) -> int:
+        """Threads for a network on a CPU."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def chosen_device(self) -> torch.device:
+        """Where the network shall run.
+
+        Raises
+        ------
+        LynceusError
+            If a GPU is asked for and there is none: a silent fall back to the CPU would only show in the latency.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise LynceusError("LYNCEUS_DEVICE=cuda, but torch finds no GPU")
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)

@@ -1,0 +1,169 @@
+import pytest
+import torch
+from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from lynceus.merge import Suppression
+from lynceus.network import RESNET50_V2, Network, NetworkSpec, fold_batch_norms
+from lynceus.regions import BoxHeads, Float32BoxCoder, cover, suppress
+
+SMALL = NetworkSpec(widths=(8, 16, 16, 16), blocks=(1, 1, 1, 1), pyramid=16, head_units=(32,))
+
+
+def as_torchvision_builds_it() -> NetworkSpec:
+    """The reference network with torchvision's own anchors, classes, channels and thresholds."""
+    return RESNET50_V2.model_copy(
+        update={
+            "channels": 3,
+            "classes": tuple(f"class {i}" for i in range(90)),
+            "anchors": ((32,), (64,), (128,), (256,), (512,)),
+            "ratios": (0.5, 1.0, 2.0),
+            "candidates": 1000,
+            "proposals": 50,
+            "proposal_score": 0.0,
+            "detections": 30,
+            "detection_score": 0.0,
+            "proposal_suppression": Suppression(by="iou", threshold=0.7),
+        }
+    )
+
+
+def test_the_reference_is_torchvisions_fasterrcnn_resnet50_fpn_v2():
+    torch.manual_seed(0)
+    theirs = fasterrcnn_resnet50_fpn_v2(
+        weights=None,
+        weights_backbone=None,
+        min_size=128,
+        max_size=128,
+        image_mean=[0.0] * 3,
+        image_std=[1.0] * 3,
+        rpn_pre_nms_top_n_test=1000,
+        rpn_post_nms_top_n_test=50,
+        box_score_thresh=0.0,
+        box_detections_per_img=30,
+    ).eval()
+    ours = Network(as_torchvision_builds_it()).eval()
+    ours.load_state_dict(theirs.state_dict())
+    tile = torch.randn(1, 3, 128, 128)
+    with torch.inference_mode():
+        expected, found = theirs([tile[0]])[0], ours(tile)[0]
+    torch.testing.assert_close(found.boxes, expected["boxes"], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.scores, expected["scores"])
+    assert torch.equal(found.labels, expected["labels"] - 1)
+
+
+def test_the_reference_has_43_million_parameters():
+    assert sum(p.numel() for p in Network(RESNET50_V2).parameters()) == pytest.approx(43e6, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SMALL,
+        SMALL.model_copy(update={"norm": "group"}),
+        SMALL.model_copy(update={"norm": "frozen"}),
+        SMALL.model_copy(update={"channels": 3, "classes": ("star", "galaxy", "trail")}),
+        SMALL.model_copy(update={"head_convolutions": (16,), "rpn_depth": 2, "ratios": (0.5, 1.0, 2.0)}),
+    ],
+    ids=["plain", "group", "frozen", "three classes", "deep heads"],
+)
+def test_a_spec_builds_a_network_that_trains_and_finds(spec):
+    torch.manual_seed(0)
+    network = Network(spec)
+    tiles = torch.randn(2, spec.channels, 128, 128)
+    boxes = torch.tensor([[20.0, 20, 30, 30], [60, 60, 90, 90]])
+    some = {"boxes": boxes, "labels": torch.tensor([1, len(spec.classes)]), "ignored": torch.tensor([[0.0, 0, 9, 9]])}
+    none = {"boxes": boxes[:0], "labels": some["labels"][:0], "ignored": boxes[:1]}
+    losses = network.losses(tiles, [some, none])
+    assert len(losses) == 4
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    with torch.inference_mode():
+        found = network.eval()(tiles)
+    assert len(found) == 2
+    assert set(found[0].labels.tolist()) <= set(range(len(spec.classes)))
+
+
+def test_folding_batch_norms_changes_nothing():
+    torch.manual_seed(0)
+    network = Network(SMALL)
+    network.losses(torch.randn(4, 1, 128, 128), [_nothing()] * 4)  # moves the running statistics
+    network.eval()
+    tile = torch.randn(1, 1, 128, 128)
+    with torch.inference_mode():
+        before = network.backbone(tile)
+        fold_batch_norms(network)
+        after = network.backbone(tile)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    for level, features in before.items():
+        torch.testing.assert_close(after[level], features, atol=1e-4, rtol=1e-4)
+
+
+def _nothing() -> dict[str, torch.Tensor]:
+    return {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "ignored": torch.zeros(0, 4)}
+
+
+def test_caps_are_told():
+    tile = torch.randn(1, 1, 128, 128)
+    with torch.inference_mode():
+        capped = Network(SMALL.model_copy(update={"proposals": 5})).eval()(tile)[0]
+        free = Network(SMALL.model_copy(update={"proposal_score": 0.999})).eval()(tile)[0]
+    assert capped.capped
+    assert not free.capped
+
+
+@pytest.mark.parametrize("wrong", [{"anchors": ((4,),)}, {"classes": ()}, {"body": "vgg"}, {"surprise": 1}])
+def test_a_spec_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError):
+        NetworkSpec(**wrong)
+
+
+def test_suppression_by_centre_keeps_what_overlaps_but_stands_apart():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10], [5, 0, 15, 10], [100, 0, 110, 10]])
+    scores, groups = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.zeros(4)
+    near = suppress(boxes, scores, groups, Suppression(by="centre", threshold=0.4))
+    assert near.tolist() == [0, 2, 3]  # centres 3 px apart are one, 5 px apart are two
+    by_iou = suppress(boxes, scores, groups, Suppression(by="iou", threshold=0.3))
+    assert by_iou.tolist() == [0, 3]
+
+
+def test_suppression_keeps_groups_apart():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
+    for by in ("iou", "centre"):
+        spec = Suppression(by=by, threshold=0.4)
+        assert len(suppress(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), spec)) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_boxes_are_decoded_in_float32(dtype):
+    reference = torch.tensor([[1000.3, 1000.3, 1008.7, 1008.7]])
+    decoded = Float32BoxCoder((1.0, 1.0, 1.0, 1.0)).decode_single(torch.zeros(1, 4, dtype=dtype), reference)
+    assert decoded.dtype == torch.float32
+    torch.testing.assert_close(decoded, reference)
+
+
+def test_cover_is_the_share_of_the_anchor():
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 4, 4], [50, 50, 60, 60]])
+    ignored = torch.tensor([[0.0, 0, 5, 10], [90, 90, 99, 99]])
+    assert cover(anchors, ignored).tolist() == [0.5, 1.0, 0.0]
+    assert cover(anchors, ignored[:0]).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_ignore_regions_take_no_loss_and_sources_win():
+    network = Network(SMALL).train()
+    anchors = torch.tensor([[18.0, 18, 32, 32], [60, 60, 70, 70], [100, 100, 110, 110]])
+    target = {"boxes": torch.tensor([[20.0, 20, 30, 30]]), "ignored": torch.tensor([[0.0, 0, 80, 80]])}
+    labels, _ = network.rpn.assign_targets_to_anchors([anchors], [target])
+    assert labels[0].tolist() == [1.0, -1.0, 0.0]
+    empty = {"boxes": torch.zeros(0, 4), "ignored": target["ignored"]}
+    labels, _ = network.rpn.assign_targets_to_anchors([anchors], [empty])
+    assert labels[0].tolist() == [-1.0, -1.0, 0.0]
+
+
+def test_ignore_regions_take_no_loss_in_the_second_stage():
+    heads = Network(SMALL).roi_heads
+    assert isinstance(heads, BoxHeads)
+    proposals = [torch.tensor([[20.0, 20, 30, 30], [60, 60, 70, 70], [100, 100, 110, 110]])]
+    heads._ignored = [torch.tensor([[0.0, 0, 80, 80]])]
+    for boxes, expected in ((proposals[0][:1], [1, -1, 0]), (torch.zeros(0, 4), [-1, -1, 0])):
+        _, labels = heads.assign_targets_to_proposals(proposals, [boxes], [torch.ones(len(boxes), dtype=torch.int64)])
+        assert labels[0].tolist() == expected
