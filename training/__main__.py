@@ -6,6 +6,8 @@ from typing import Annotated
 import torch
 import typer
 
+from model_store import BUNDLES, DEFAULT
+
 from training.recipe import read_recipe
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -34,6 +36,25 @@ def train(recipe: Recipe, run: Run = RUNS, threads: int = 0) -> None:
     network = fit(read_recipe(recipe), run)
     torch.save(network.state_dict(), run / "weights.pt")
     typer.echo(f"averaged weights are in {run / 'weights.pt'}")
+
+
+@app.command()
+def publish(
+    recipe: Recipe, run: Run = RUNS, store: Path = BUNDLES, version: str = "0.1.0", workers: int = 2
+) -> None:
+    """Choose the threshold, score on the validation frames, and save the bundle."""
+    from training.publish import publish as save
+
+    typer.echo(f"published {save(read_recipe(recipe), run, store, version, workers)}")
+
+
+@app.command()
+def evaluate(recipe: Recipe, run: Run = RUNS, bundle: Path = DEFAULT, workers: int = 2) -> None:
+    """Score a bundle on the recipe's validation frames, beside the tuned rival, as a Markdown table."""
+    from lynceus.bundle import load_bundle
+    from training.publish import score, table
+
+    typer.echo(table(score(load_bundle(bundle, workers=workers).detector, read_recipe(recipe), run)))
 
 
 if __name__ == "__main__":

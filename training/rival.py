@@ -42,6 +42,7 @@ def extract(frame: Frame, settings: RivalSettings, fwhm: float) -> tuple[Floats,
         The true seeing, in pixels, for the matched filter: more than it would know in real life.
     """
     sep.set_extract_pixstack(2_000_000)
+    sep.set_sub_object_limit(20_000)  # a trail and all it crosses is one object at a low threshold
     pixels, mask = np.nan_to_num(frame.pixels), frame.mask
     background = sep.Background(pixels, mask=mask, bw=64, bh=64, fw=3, fh=3)
     kernel = {"none": None, "default": DEFAULT_FILTER, "matched": gaussian(fwhm)}[settings.convolution]

@@ -1,0 +1,65 @@
+# The one door. Each target sets up what it needs; only Python 3.11 (with venv) and make are assumed.
+
+PYTHON ?= python3.11
+PORT ?= 3000
+BUNDLE ?=
+FRAME ?=
+OUT ?= out
+RECIPE ?= training/recipes/default.toml
+RUN ?= runs/$(basename $(notdir $(RECIPE)))
+
+BIN := .venv/bin
+PY := $(BIN)/python
+READY := .venv/.ready
+export LYNCEUS_BUNDLE := $(BUNDLE)
+export BENTOML_DO_NOT_TRACK := True
+
+.PHONY: help setup demo serve test lint format bench bento train evaluate clean
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make the virtual environment
+
+$(READY): requirements.txt pyproject.toml
+	@echo "== setting up .venv (torch is large: a few minutes on a slow line) =="
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet -r requirements.txt
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $@
+
+demo: $(READY) ## start the service, POST a frame (FRAME=path or a simulated one), draw what it found
+	@$(PY) -m examples.demo --out $(OUT) $(if $(FRAME),--frame "$(FRAME)")
+
+serve: $(READY) ## keep the service up (PORT=3000, BUNDLE=path)
+	@exec $(PY) -m service --port $(PORT)
+
+test: $(READY) ## run all tests
+	@echo "== tests =="
+	@$(PY) -m pytest -n 2 -q
+
+lint: $(READY) ## format check, lint, types, import contracts
+	@echo "== ruff ==" && $(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@echo "== mypy ==" && $(BIN)/mypy
+	@echo "== imports ==" && PYTHONPATH=. $(BIN)/lint-imports
+
+format: $(READY) ## format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(READY) ## time service, detector, naive torchvision loop and sep side by side
+	@$(PY) -m tests.bench
+
+bento: $(READY) ## build the Bento, serve it, POST a frame to it, stop it
+	@$(PY) -m examples.bento
+
+train: $(READY) ## simulate, train, publish (RECIPE=path, RUN=folder); resumes where it stopped
+	@$(PY) -m training simulate $(RECIPE) --run $(RUN)
+	@$(PY) -m training train $(RECIPE) --run $(RUN)
+	@$(PY) -m training publish $(RECIPE) --run $(RUN)
+
+evaluate: $(READY) ## score the bundle on the recipe's validation frames, beside the rival
+	@$(PY) -m training evaluate $(RECIPE) --run $(RUN)
+
+clean: ## remove what the targets made, the environment too
+	rm -rf .venv out .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .bentoml

@@ -1,0 +1,331 @@
+"""Tiles of many frames, brought to the network in full batches and in fair order.
+
+All state belongs to the event loop; only `infer` runs in threads. So there are no locks.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from lynceus.detector import Found
+from lynceus.errors import DetectionError
+from lynceus.tiling import Tile
+from service.refusals import OverloadedError
+
+Infer = Callable[[Sequence[Tile]], list[Found]]
+Priority = Literal["live", "backfill"]
+
+WINDOW_SHARE = 0.2  # of the time the tiles at hand will take, so that a lone frame hardly notices the wait
+SMOOTHING = 0.2  # weight of the newest batch in the measured pace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Job:
+    """The tiles of one frame, and what is known of them so far."""
+
+    tiles: Sequence[Tile]
+    answer: asyncio.Future[list[Found]]
+    started: Callable[[], None]
+    arrived: float = field(default_factory=time.monotonic)
+    found: dict[int, Found] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(range(len(self.tiles)))
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What the next tile must share with the others of a batch."""
+        tile = self.tiles[self.waiting[0]]
+        return tile.size, tile.mesh, tile.window.shape
+
+    def take(self) -> int:
+        """The index of the next tile; it waits no longer."""
+        if len(self.waiting) == len(self.tiles):
+            self.started()
+        return self.waiting.popleft()
+
+    def keep(self, index: int, found: Found) -> None:
+        """Note a result; the last one is the answer."""
+        self.found[index] = found
+        if len(self.found) == len(self.tiles) and not self.answer.done():
+            self.answer.set_result([self.found[index] for index in range(len(self.tiles))])
+
+    def fail(self, error: Exception) -> None:
+        """Give the frame up."""
+        self.waiting.clear()
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+Batch = list[tuple[_Job, int]]
+
+
+class _Pace:
+    """What the batches so far taught: the time a tile takes, and whether to expect company.
+
+    The time is that of the network alone. Learning the queueing delay as well, as BentoML's
+    batcher does, makes a lone frame wait for a burst that is long over.
+    """
+
+    def __init__(self, max_window: float) -> None:
+        self.max_window = max_window
+        self.tile_seconds = 0.0
+        self.company = 0.0
+
+    def learn(self, seconds: float, batch: Batch) -> None:
+        """Take a finished batch into account; company is expected after company, and soon forgotten."""
+        latest = seconds / len(batch)
+        self.tile_seconds += (SMOOTHING if self.tile_seconds else 1.0) * (latest - self.tile_seconds)
+        shared = len({job for job, _ in batch}) > 1
+        self.company = 1.0 if shared else self.company / 2
+
+    def window(self, tiles: int) -> float:
+        """How long a batch of so few tiles should wait for more, in seconds."""
+        return self.company * min(self.max_window, WINDOW_SHARE * self.tile_seconds * tiles)
+
+
+class TileBatcher:
+    """A bounded queue of tiles in front of a network.
+
+    Parameters
+    ----------
+    infer : callable
+        Looks at the tiles of one batch; called in a worker thread.
+    workers : int
+        Threads that call it.
+    one_thread : bool
+        Keep torch from starting threads of its own in each worker, as is best on a CPU.
+    max_batch_tiles, max_queue_tiles : int
+        Most tiles of a batch, and most that may wait.
+    max_window : float
+        Longest wait for company, in seconds.
+    on_batch : callable
+        Told the size of every batch.
+    on_fatal : callable
+        Told of an error after which this process can do no more work.
+    is_lost : callable
+        Whether the device stopped answering for good; asked after a failure.
+    """
+
+    def __init__(
+        self,
+        infer: Infer,
+        *,
+        workers: int = 1,
+        one_thread: bool = True,
+        max_batch_tiles: int = 1,
+        max_queue_tiles: int = 2048,
+        max_window: float = 0.005,
+        on_batch: Callable[[int], None] = lambda size: None,
+        on_fatal: Callable[[Exception], None] = lambda error: None,
+        is_lost: Callable[[], bool] | None = None,
+    ) -> None:
+        self.infer = infer
+        self.workers = workers
+        self.max_batch_tiles = max_batch_tiles
+        self.max_queue_tiles = max_queue_tiles
+        self.on_batch = on_batch
+        self.on_fatal = on_fatal
+        self.is_lost = is_lost or cuda_is_lost
+        self._pace = _Pace(max_window)
+        self._queues: dict[Priority, deque[_Job]] = {"live": deque(), "backfill": deque()}
+        self._open: set[_Job] = set()
+        self._arrived = asyncio.Event()
+        self._closed: Exception | None = None
+        self._turn = 0
+        settle = torch.set_num_threads if one_thread else (lambda threads: None)
+        self._pool = ThreadPoolExecutor(workers, "network", initializer=settle, initargs=(1,))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def queue_tiles(self) -> int:
+        """Tiles that wait for the network."""
+        return sum(len(job.waiting) for queue in self._queues.values() for job in queue)
+
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the longest waiting frame has been in the queue; 0 if nothing waits."""
+        arrivals = [job.arrived for queue in self._queues.values() for job in queue]
+        return time.monotonic() - min(arrivals) if arrivals else 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether tiles are still being worked on."""
+        return not any(task.done() for task in self._tasks) and self._closed is None
+
+    def start(self) -> None:
+        """Begin to work; needs a running event loop."""
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self.workers)]
+
+    async def close(self) -> None:
+        """Admit no more, finish what is there, and stop."""
+        self._closed = self._closed or OverloadedError("the server is stopping")
+        await asyncio.gather(*(job.answer for job in self._open), return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._pool.shutdown)
+
+    async def submit(
+        self, tiles: Sequence[Tile], priority: Priority = "live", started: Callable[[], None] = lambda: None
+    ) -> list[Found]:
+        """Look at the tiles of one frame.
+
+        Cancelling the call frees the tiles that wait; a deadline is a cancellation by `asyncio.timeout`.
+
+        Parameters
+        ----------
+        tiles : sequence of Tile
+            Admitted all or none.
+        priority : {"live", "backfill"}
+            Backfill takes what live frames leave.
+        started : callable
+            Told when the first tile leaves the queue.
+
+        Returns
+        -------
+        list of Found
+            One a tile, in order.
+
+        Raises
+        ------
+        OverloadedError
+            If there is no room for them.
+        DetectionError
+            If the network fails on one of them.
+        """
+        self.check_room(len(tiles))
+        job = _Job(tiles, asyncio.get_running_loop().create_future(), started)
+        self._queues[priority].append(job)
+        self._open.add(job)
+        self._arrived.set()
+        try:
+            return await job.answer
+        finally:
+            self._drop(job)
+
+    def check_room(self, tiles: int = 1) -> None:
+        """Raise OverloadedError if so many tiles cannot be admitted now."""
+        if self._closed is not None:
+            raise self._closed
+        waiting = self.queue_tiles
+        excess = waiting + tiles - self.max_queue_tiles
+        if waiting and excess > 0:
+            delay = min(excess, waiting) * self._pace.tile_seconds / self.workers
+            raise OverloadedError(f"{waiting} tiles wait already, there is no room for {tiles} more", delay)
+
+    async def _work(self) -> None:
+        while True:
+            await self._run(await self._next())
+
+    async def _next(self) -> Batch:
+        """Wait for tiles, then a little for company."""
+        while True:
+            while not (waiting := self.queue_tiles):
+                self._arrived.clear()
+                await self._arrived.wait()
+            if waiting < self.max_batch_tiles:
+                await asyncio.sleep(self._pace.window(waiting))
+            if batch := self._take():  # another worker may have been faster
+                self.on_batch(len(batch))
+                return batch
+
+    def _take(self) -> Batch:
+        """One tile of each frame in turn, live frames first, all of one kind."""
+        batch: Batch = []
+        kind = None
+        for queue in self._queues.values():
+            while len(batch) < self.max_batch_tiles and (job := self._pick(queue, kind)):
+                kind = job.kind
+                batch.append((job, job.take()))
+                queue.remove(job)
+                if job.waiting:
+                    queue.append(job)
+        return batch
+
+    def _pick(self, queue: deque[_Job], kind: tuple[object, ...] | None) -> _Job | None:
+        """The frame whose turn it is; every other turn is the newest live one's, so that no burst starves it."""
+        fitting = (job for job in queue if kind in (None, job.kind))
+        self._turn += 1
+        if self._turn % 2 and queue is self._queues["live"]:
+            return max(fitting, key=lambda job: job.arrived, default=None)
+        return next(fitting, None)
+
+    async def _run(self, batch: Batch) -> None:
+        """Run a batch; where it fails, run its parts, until those that cannot work have failed alone."""
+        for part in await self._attempt(batch):
+            await self._run(part)
+
+    async def _attempt(self, batch: Batch) -> list[Batch]:
+        """Run a batch and return what is to be tried again."""
+        tiles = [job.tiles[index] for job, index in batch]
+        start = time.perf_counter()
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._pool, self.infer, tiles)
+            for (job, index), one in zip(batch, found, strict=True):
+                job.keep(index, one)
+            self._pace.learn(time.perf_counter() - start, batch)
+            return []
+        except Exception as error:  # whatever a frame makes the network raise, the others must not suffer
+            logger.warning("the network failed on a batch of %d tiles", len(batch), exc_info=True)
+            error.with_traceback(None)  # it holds the batch's tensors, and a retry needs their memory
+            if self.is_lost():
+                self._die(error)
+                return []
+            parts = _halves(batch) if isinstance(error, torch.OutOfMemoryError) else _frames(batch)
+            if len(parts) > 1:
+                return parts
+            self._fail(batch[0][0], error)
+            return []
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        failure = DetectionError("the network failed on this frame")
+        failure.__cause__ = error
+        job.fail(failure)
+        self._drop(job)
+
+    def _die(self, error: Exception) -> None:
+        """Give everything up: the device is lost to this process."""
+        self._closed = DetectionError("the network's device failed; the server restarts")
+        for job in list(self._open):
+            self._fail(job, error)
+        self.on_fatal(error)
+
+    def _drop(self, job: _Job) -> None:
+        job.waiting.clear()
+        self._open.discard(job)
+        for queue in self._queues.values():
+            if job in queue:
+                queue.remove(job)
+
+
+def cuda_is_lost() -> bool:
+    """Whether CUDA fails for good: after a sticky error every later call fails too."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    middle = len(batch) // 2
+    return [half for half in (batch[:middle], batch[middle:]) if half]
+
+
+def _frames(batch: Batch) -> list[Batch]:
+    frames: dict[_Job, Batch] = {}
+    for job, index in batch:
+        frames.setdefault(job, []).append((job, index))
+    return list(frames.values())

@@ -1,0 +1,233 @@
+"""A request's body to temporary files: bounded in bytes and time, checked and hashed as it arrives."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from tempfile import TemporaryFile
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from lynceus.errors import TooLargeError
+from lynceus.fits_file import BZIP2, GZIP, Limits, open_fits
+from service.refusals import BadParameterError, ClientGoneError, SlowUploadError
+
+PARTS = ("frame", "mask", "weight")
+MAGIC = (b"SIMPLE", GZIP, BZIP2)
+HEAD = 10  # bytes that tell what a file is
+FORM = b"multipart/form-data"
+
+
+class Part:
+    """A file as it arrives.
+
+    Parameters
+    ----------
+    name : str
+        One of `PARTS`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size = 0
+        self._file = TemporaryFile()  # noqa: SIM115 -- closed with the upload; it has no name that could be left behind
+        self._hash = hashlib.sha256()
+        self._head = b""
+
+    @property
+    def sha256(self) -> str:
+        """Of all bytes so far, hexadecimal."""
+        return self._hash.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes; what cannot be FITS is refused before the rest arrives."""
+        if self.size < HEAD:
+            self._head = (self._head + data)[:HEAD]
+            if len(self._head) == HEAD:
+                _check_magic(self._head)
+        self._hash.update(data)
+        self._file.write(data)  # a page-cache write of 64 KiB takes less than a trip to a thread
+        self.size += len(data)
+
+    def end(self) -> None:
+        """Check a file too short for `write` to have checked it."""
+        if self.size < HEAD:
+            _check_magic(self._head)
+
+    def read(self) -> bytes:
+        """The whole file."""
+        self._file.seek(0)
+        return self._file.read()
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+class Upload:
+    """What a request brought.
+
+    Parameters
+    ----------
+    on_close : callable
+        Told once when the files are gone.
+    """
+
+    def __init__(self, on_close: Callable[[], None] = lambda: None) -> None:
+        self.parts: dict[str, Part] = {}
+        self._on_close: Callable[[], None] | None = on_close
+
+    @property
+    def key(self) -> tuple[tuple[str, str], ...]:
+        """What makes two uploads the same: the parts and their hashes."""
+        return tuple(sorted((name, part.sha256) for name, part in self.parts.items()))
+
+    def begin(self, name: str) -> Part:
+        """Start to receive a part.
+
+        Raises
+        ------
+        BadParameterError
+            If it is none of `PARTS`, or came already.
+        """
+        if name not in PARTS or name in self.parts:
+            problem = "came twice" if name in self.parts else "is not known"
+            raise BadParameterError(f"part {name[:40]!r} {problem}; parts are {', '.join(PARTS)}")
+        self.parts[name] = Part(name)
+        return self.parts[name]
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a part; None if it did not come."""
+        part = self.parts.get(name)
+        return None if part is None else part.read()
+
+    def close(self) -> None:
+        """Remove the files; a second call does nothing."""
+        for part in self.parts.values():
+            part.close()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+
+async def receive(request: Request, upload: Upload, max_bytes: int, timeout: float) -> None:
+    """Store a request's body: a multipart form, or a raw FITS file.
+
+    Parameters
+    ----------
+    request : Request
+        Its body has not been touched.
+    upload : Upload
+        Receives the parts.
+    max_bytes : int
+        Of the whole body.
+    timeout : float
+        Seconds for the whole body.
+
+    Raises
+    ------
+    TooLargeError, NotFitsError, BadParameterError, SlowUploadError, ClientGoneError
+        As soon as it shows.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    try:
+        async with asyncio.timeout(timeout), aclosing(_bounded(request, max_bytes)) as chunks:
+            if kind == FORM:
+                await _receive_form(chunks, options, upload)
+            else:
+                await _receive_raw(chunks, upload)
+    except TimeoutError:
+        raise SlowUploadError(f"the upload took longer than {timeout:g} s") from None
+    except ClientDisconnect:
+        raise ClientGoneError("the client hung up while uploading") from None
+    if "frame" not in upload.parts:
+        raise BadParameterError("the form has no part named 'frame'")
+    for part in upload.parts.values():
+        part.end()
+
+
+async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body's chunks, refused before the first where its stated length is too large."""
+    stated = request.headers.get("content-length", "")
+    total = int(stated) if stated.isdecimal() else 0
+    if total <= max_bytes:
+        total = 0
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > max_bytes:
+                break
+            yield chunk
+    if total > max_bytes:
+        raise TooLargeError(f"the upload has more than {max_bytes} bytes, the limit")
+
+
+async def _receive_raw(chunks: AsyncIterator[bytes], upload: Upload) -> None:
+    frame = upload.begin("frame")
+    async for chunk in chunks:
+        frame.write(chunk)
+
+
+async def _receive_form(chunks: AsyncIterator[bytes], options: Mapping[bytes, bytes], upload: Upload) -> None:
+    if b"boundary" not in options:
+        raise BadParameterError("the Content-Type header of the form has no boundary")
+    form = _Form(upload)
+    try:
+        parser = MultipartParser(options[b"boundary"], form.callbacks)
+        async for chunk in chunks:
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as error:
+        raise BadParameterError("the multipart form cannot be parsed") from error
+    if not form.ended:
+        raise BadParameterError("the multipart form is cut short")
+
+
+class _Form:
+    """Routes the events of the multipart parser to the parts of an upload."""
+
+    def __init__(self, upload: Upload) -> None:
+        self.upload = upload
+        self.ended = False
+        self._headers: dict[bytes, bytes] = {}
+        self._field = self._value = b""
+        self._part: Part | None = None
+        self.callbacks: Any = {
+            "on_part_begin": self._headers.clear,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_part_data": self._on_part_data,
+            "on_end": self._on_end,
+        }
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._headers[b"content-disposition"] = self._value
+        self._field = self._value = b""
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        self._part = self.upload.begin(options.get(b"name", b"").decode("utf-8", "replace"))
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._part is not None:
+            self._part.write(data[start:end])
+
+    def _on_end(self) -> None:
+        self.ended = True
+
+
+def _check_magic(head: bytes) -> None:
+    """Refuse what cannot be FITS; `open_fits` knows what else it may be, and says so."""
+    if not head.startswith(MAGIC):
+        open_fits(head, Limits())

@@ -1,0 +1,69 @@
+"""Small things about time: laps, deadlines, and clients that hang up."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from service.refusals import ClientGoneError, DeadlineError
+
+T = TypeVar("T")
+
+
+class Stopwatch:
+    """Time by stage: every lap is the time since the one before."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now
+
+    @property
+    def milliseconds(self) -> dict[str, float]:
+        """By stage, to a hundredth."""
+        return {stage: round(seconds * 1000, 2) for stage, seconds in self.seconds.items()}
+
+
+@asynccontextmanager
+async def deadline(seconds: float) -> AsyncIterator[None]:
+    """Cancel what runs within after so many seconds, which is a DeadlineError."""
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlineError(f"there was no answer within {seconds:g} s") from None
+
+
+async def unless_gone(request: Request, answer: asyncio.Future[T]) -> T:
+    """Wait for an answer for as long as the client does.
+
+    Raises
+    ------
+    ClientGoneError
+        As soon as the client hangs up.
+    """
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientGoneError("the client hung up")
+        return answer.result()
+    finally:
+        gone.cancel()
+        with suppress(asyncio.CancelledError):
+            await gone
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
