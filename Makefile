@@ -11,7 +11,9 @@ RUN ?= runs/$(basename $(notdir $(RECIPE)))
 BIN := .venv/bin
 PY := $(BIN)/python
 READY := .venv/.ready
+ifneq ($(BUNDLE),)
 export LYNCEUS_BUNDLE := $(BUNDLE)
+endif
 export BENTOML_DO_NOT_TRACK := True
 
 .PHONY: help setup demo serve test lint format bench bento train evaluate clean
@@ -37,7 +39,7 @@ serve: $(READY) ## keep the service up (PORT=3000, BUNDLE=path)
 
 test: $(READY) ## run all tests
 	@echo "== tests =="
-	@$(PY) -m pytest -n 2 -q
+	@$(PY) -m pytest -n 2 --dist loadgroup -q
 
 lint: $(READY) ## format check, lint, types, import contracts
 	@echo "== ruff ==" && $(BIN)/ruff format --check . && $(BIN)/ruff check .

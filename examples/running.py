@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, log: Path) -> Iterator[str]:
+def running(command: Sequence[str], port: int, log: Path, home: Path | None = None) -> Iterator[str]:
     """Start a server, wait until it is ready, yield its address, stop it.
 
     Parameters
@@ -34,6 +34,8 @@ def running(command: Sequence[str], port: int, log: Path) -> Iterator[str]:
         Where it will listen.
     log : Path
         Where its output goes.
+    home : Path or None
+        BentoML's; a temporary one by default, because a shared home would wipe another server's metrics.
 
     Raises
     ------
@@ -41,8 +43,8 @@ def running(command: Sequence[str], port: int, log: Path) -> Iterator[str]:
         If it ends, or is not ready within three minutes; the log's last lines are in the message.
     """
     address = f"http://127.0.0.1:{port}"
-    with TemporaryDirectory() as home, log.open("w") as output:
-        environment = {**os.environ, "BENTOML_HOME": home}  # a shared home would wipe another server's metrics
+    with TemporaryDirectory() as temporary, log.open("w") as output:
+        environment = {**os.environ, "BENTOML_HOME": str(home or temporary)}
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )

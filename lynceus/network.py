@@ -103,10 +103,10 @@ class NetworkSpec(Spec):
     candidates: int = 3000
     proposals: int = 2500
     detections: int = 2000
-    proposal_score: float = 0.02
+    proposal_score: float = 0.1
     detection_score: float = 0.05
     proposal_suppression: Suppression = Suppression(by="iou", threshold=0.5)
-    detection_suppression: Suppression = Suppression(by="iou", threshold=0.5)
+    detection_suppression: Suppression = Suppression(by="centre", threshold=0.3)
     sampling: SamplingSpec = SamplingSpec()
 
     @model_validator(mode="after")

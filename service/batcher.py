@@ -310,7 +310,7 @@ class TileBatcher:
 
 def cuda_is_lost() -> bool:
     """Whether CUDA fails for good: after a sticky error every later call fails too."""
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return False
     try:
         torch.cuda.synchronize()

@@ -5,10 +5,10 @@ from http import HTTPStatus
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from lynceus.catalogue import write_error_votable
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from lynceus.catalogue import write_error_votable
 from lynceus.errors import FormatError, FrameError, LynceusError, NotFitsError, TooLargeError
 from service.formats import VOTABLE, wants_votable
 from service.refusals import (
@@ -76,9 +76,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid)
 
 
-def problem(
-    request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None
-) -> Response:
+def problem(request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
     """An error as RFC 9457 has it, or as an error VOTable where VOTable was asked for."""
     request.scope.setdefault("state", {})["error_code"] = code  # for the metrics
     if wants_votable(request):

@@ -1,10 +1,10 @@
 """Which output format a request asks for."""
 
+from lynceus.catalogue import FORMATS, Format, format_named
 from starlette.requests import Request
 
-from lynceus.catalogue import FORMATS, Format, format_named
 from lynceus.errors import FormatError
-from service.question import ALIASES, MAX_NAME, accept_quality
+from service.question import MAX_NAME, accept_quality
 
 VOTABLE = "application/x-votable+xml"
 
@@ -29,8 +29,8 @@ def choose_format(asked: str | None, accept: str | None) -> Format:
 def wants_votable(request: Request) -> bool:
     """Whether even an error should be a VOTable; the query need not make sense otherwise."""
     query = {name.lower(): value for name, value in request.query_params.items()}
-    asked = query.get("format") or next((query[alias] for alias in ALIASES if query.get(alias)), None)
+    asked = query.get("format") or query.get("responseformat")
     try:
-        return choose_format(asked, request.headers.get("accept")).media_type.startswith(VOTABLE)
+        return choose_format(asked or None, request.headers.get("accept")).media_type.startswith(VOTABLE)
     except FormatError:
         return False

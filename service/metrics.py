@@ -73,7 +73,7 @@ class Metrics:
         if MULTIPROCESS not in os.environ:
             return generate_latest(self.registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
@@ -92,7 +92,7 @@ def forget_dead_processes() -> None:
     for file in Path(folder).glob("gauge_live*.db") if folder else ():
         match = LIVE_GAUGE.fullmatch(file.name)
         if match and not Path("/proc", match[1]).exists():
-            mark_process_dead(int(match[1]), folder)
+            mark_process_dead(int(match[1]), folder)  # type: ignore[no-untyped-call]
 
 
 def _version() -> str:

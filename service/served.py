@@ -1,11 +1,12 @@
 """The version being served: loaded, verified, warmed up, and the names it answers to."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from lynceus.catalogue import ModelInfo
 
 from lynceus.bundle import Bundle, load_bundle
-from lynceus.catalogue import ModelInfo
 from lynceus.detector import Detector
 from lynceus.frame import Frame
 from service.refusals import UnknownModelError
@@ -26,6 +27,19 @@ class Served:
         """What an answer says of it."""
         manifest = self.bundle.manifest
         return ModelInfo(manifest.name, manifest.version, self.track, manifest.weights_sha256)
+
+    def described(self) -> dict[str, Any]:
+        """What `/models` says of it."""
+        manifest = self.bundle.manifest
+        return {
+            "name": manifest.name,
+            "version": manifest.version,
+            "tracks": [self.track],
+            "sha256": manifest.weights_sha256,
+            "classes": list(manifest.network.classes),
+            "min_score": manifest.detector.min_score,
+            "scores": manifest.scores,
+        }
 
     def check_name(self, name: str) -> None:
         """Raise UnknownModelError unless it is the track, the version or `name/version`."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -54,14 +54,12 @@ async def unless_gone(request: Request, answer: asyncio.Future[T]) -> T:
     """
     gone = asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             raise ClientGoneError("the client hung up")
         return answer.result()
     finally:
         gone.cancel()
-        with suppress(asyncio.CancelledError):
-            await gone
 
 
 async def _disconnected(request: Request) -> None:

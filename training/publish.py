@@ -86,7 +86,7 @@ def card(manifest: Manifest, report: dict[str, Any]) -> str:
         f"# {manifest.name} {manifest.version}\n\n"
         f"Finds {', '.join(manifest.network.classes)} in single-channel frames. Trained on simulated frames alone.\n\n"
         f"Default threshold {manifest.detector.min_score}. A box is {manifest.detector.measure.box_scale} times the "
-        f"observed FWHM on a side, at least {manifest.detector.measure.smallest_box} px.\n\n"
+        f"observed FWHM on a side, at least {manifest.detector.measure.min_box} px.\n\n"
         f"On {detector['frames']} simulated frames it was not trained on ({detector['sources']} sources of SNR 5 or "
         f"more, with cosmic rays, hot pixels, trails and gradients):\n\n{table(report)}\n"
         "Known limits: objects larger than 64 px may be found in parts; never trained on real frames.\n"

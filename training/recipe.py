@@ -63,7 +63,7 @@ class Recipe(Spec):
     sky: SkySpec = SkySpec()
     normalise: NormaliseSpec = NormaliseSpec()
     tile: TileSpec = TileSpec()
-    merge: Suppression = Suppression(by="centre", threshold=0.35)
+    merge: Suppression = Suppression(by="centre", threshold=0.3)
     training: TrainingSpec = TrainingSpec()
 
 

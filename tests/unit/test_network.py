@@ -24,6 +24,7 @@ def as_torchvision_builds_it() -> NetworkSpec:
             "detections": 30,
             "detection_score": 0.0,
             "proposal_suppression": Suppression(by="iou", threshold=0.7),
+            "detection_suppression": Suppression(by="iou", threshold=0.5),
         }
     )
 

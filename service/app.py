@@ -1,0 +1,174 @@
+"""The HTTP application: its routes, and nothing that could be said elsewhere."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+from fastapi import APIRouter, FastAPI, Request
+from lynceus.catalogue import Block
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+
+from lynceus.bundle import Bundle
+from lynceus.errors import LynceusError
+from service import openapi
+from service.errors import add_error_handlers
+from service.finder import Finder
+from service.formats import choose_format
+from service.front import Front
+from service.metrics import Metrics
+from service.question import read_question
+from service.refusals import BadParameterError
+from service.settings import Settings
+from service.watch import Stopwatch, deadline
+
+routes = APIRouter()
+
+
+def create_app(settings: Settings, bundle: Bundle | None = None) -> FastAPI:
+    """Build the application; the bundle is loaded when it starts.
+
+    Parameters
+    ----------
+    settings : Settings
+        What it may use.
+    bundle : Bundle or None
+        Served instead of the one in the settings: tests have no weights.
+    """
+    metrics = Metrics(settings.latency_buckets)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        finder = Finder(settings, metrics, bundle)
+        await finder.start()
+        app.state.finder = finder
+        try:
+            yield
+        finally:
+            await finder.close()
+            app.state.finder = None
+
+    app = FastAPI(title="Lynceus", description=openapi.DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app.state.settings, app.state.metrics, app.state.finder = settings, metrics, None
+    app.include_router(routes)
+    app.router.routes.append(Nowhere())
+    app.add_middleware(Front, metrics=metrics)
+    add_error_handlers(app)
+    return app
+
+
+async def detect(request: Request) -> Response:
+    """Find the sources in a frame: a multipart form with the part `frame`, or the raw FITS file as the body."""
+    start = time.perf_counter()
+    finder, metrics = _finder(request), request.app.state.metrics
+    outcome = "internal_error"
+    try:
+        question, warnings = read_question(request.query_params)
+        chosen = choose_format(question.format, request.headers.get("accept"))
+        async with deadline(_seconds(question.deadline, finder.settings)):
+            blocks = _warned(await finder.answer(request, question), warnings)
+            encoding = Stopwatch()
+            body = await asyncio.to_thread(chosen.write, blocks)
+            encoding.lap("encode")
+        outcome = "ok"
+        return Response(body, media_type=chosen.media_type, headers=_server_timing(blocks, encoding))
+    except LynceusError as error:
+        outcome = error.code
+        raise
+    finally:
+        metrics.frame_seconds.labels(finder.served.track, outcome).observe(time.perf_counter() - start)
+
+
+routes.post("/detect", operation_id="detect", **openapi.DETECT)(detect)
+routes.put("/detect", operation_id="detect_put", **openapi.DETECT)(detect)
+
+
+@routes.get("/models", summary="The versions that are loaded")
+async def models(request: Request) -> list[dict[str, Any]]:
+    """Name, version, track, sha256, classes and scores of every version."""
+    return [_finder(request).served.described()]
+
+
+@routes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Everything the service counts, in the text format of Prometheus."""
+    batcher = _finder(request).batcher
+    counted = cast(Metrics, request.app.state.metrics)
+    text = await asyncio.to_thread(counted.exposition, batcher.queue_tiles, batcher.oldest_seconds)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+@routes.get("/livez", summary="Liveness probe", response_class=PlainTextResponse)
+async def livez(request: Request) -> str:
+    """Whether the process can still do its work; under BentoML its own probe says the same."""
+    return _probe(is_alive(request.app))
+
+
+@routes.get("/readyz", summary="Readiness probe", response_class=PlainTextResponse)
+async def readyz(request: Request) -> str:
+    """Whether a version is loaded and warm."""
+    return _probe(is_ready(request.app))
+
+
+@routes.get("/", include_in_schema=False)
+async def index() -> Response:
+    """There is nothing to see at the root yet but the documentation."""
+    return RedirectResponse("docs")
+
+
+def is_ready(app: FastAPI) -> bool:
+    """Whether a version is loaded and warm, and its device answers."""
+    finder: Finder | None = app.state.finder
+    return finder is not None and finder.batcher.alive
+
+
+def is_alive(app: FastAPI) -> bool:
+    """Whether waiting may still help: true while starting."""
+    finder: Finder | None = app.state.finder
+    return finder is None or finder.batcher.alive
+
+
+class Nowhere(BaseRoute):
+    """Answers what no other route knows, so that BentoML, which the app is mounted in, does not."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match everything, but only just: any other route comes first."""
+        return Match.PARTIAL, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say so."""
+        raise HTTPException(404)
+
+
+def _finder(request: Request) -> Finder:
+    return cast(Finder, request.app.state.finder)
+
+
+def _probe(good: bool) -> str:
+    if not good:
+        raise HTTPException(503)
+    return "ok"
+
+
+def _seconds(asked: float | None, settings: Settings) -> float:
+    """The deadline of a request."""
+    if asked is not None and asked > settings.longest_deadline:
+        raise BadParameterError(f"parameter 'deadline': the longest is {settings.longest_deadline:g} s, not {asked:g}")
+    return asked or settings.default_deadline
+
+
+def _warned(blocks: list[Block], warnings: tuple[str, ...]) -> list[Block]:
+    """Add what was odd about the request; the blocks may be shared with another one."""
+    return [replace(block, warnings=(*block.warnings, *warnings)) for block in blocks]
+
+
+def _server_timing(blocks: list[Block], encoding: Stopwatch) -> dict[str, str]:
+    """The stages as a header too: encoding ends when the body is written, and cannot be told in it."""
+    stages = blocks[0].timing_ms | encoding.milliseconds
+    return {"Server-Timing": ", ".join(f"{stage};dur={milliseconds:.2f}" for stage, milliseconds in stages.items())}

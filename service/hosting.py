@@ -1,0 +1,41 @@
+"""BentoML around the application: supervision, probes, tracing and packaging."""
+
+from typing import Any
+
+import bentoml
+from fastapi import FastAPI
+
+from service.app import is_alive, is_ready
+from service.settings import Settings
+
+
+def hosted(app: FastAPI, settings: Settings) -> Any:
+    """A BentoML service that mounts the application at the root.
+
+    Parameters
+    ----------
+    app : FastAPI
+        From `create_app`.
+    settings : Settings
+        The application's.
+    """
+
+    @bentoml.service(
+        name="lynceus",
+        workers=1,  # one process owns the queue
+        traffic={"timeout": settings.request_timeout},  # BentoML's own, upload included, must not come first
+        metrics={"enabled": False},  # its endpoint label has no bound; ours are at the same place
+    )
+    @bentoml.asgi_app(app, path="/")
+    class Lynceus:
+        """POST a telescope frame, get every astronomical source in it back."""
+
+        async def __is_alive__(self) -> bool:
+            """Answer BentoML's /livez, which comes before ours."""
+            return is_alive(app)
+
+        async def __is_ready__(self) -> bool:
+            """Answer BentoML's /readyz, which comes before ours."""
+            return is_ready(app)
+
+    return Lynceus

@@ -1,0 +1,106 @@
+"""What the OpenAPI page says of `/detect`; the parameters come from `Question`, the formats from the catalogue."""
+
+from typing import Any
+
+from lynceus.catalogue import FORMATS
+
+from service.errors import MEANINGS, PROBLEM
+from service.formats import VOTABLE
+from service.question import openapi_parameters
+
+DESCRIPTION = """POST a telescope frame, get every astronomical source in it back.
+
+Positions: `x, y` are 0-based pixel *centres*: the first pixel is at (0, 0). A `box` is `x_min, y_min, x_max, y_max` in
+*edge* coordinates: the first pixel covers [0, 1) x [0, 1). So the centre of a box is half a pixel more than `x, y`.
+VOTable, FITS, LDAC, SExtractor and DS9 count 1-based, as is the custom there: `X_IMAGE` is `x + 1`.
+
+`ra, dec` are ICRS degrees, null without a usable WCS. Parameter names may be in any case.
+"""
+
+_FILE = {"type": "string", "contentMediaType": "application/fits"}
+_BODY = {
+    "required": True,
+    "description": "A FITS file, plain, .gz, .bz2 or tile-compressed.",
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["frame"],
+                "properties": {
+                    "frame": _FILE | {"description": "The frame."},
+                    "mask": _FILE | {"description": "FITS image of the frame's shape; what is not 0 is bad."},
+                    "weight": _FILE | {"description": "FITS image of the frame's shape; what is not above 0 is bad."},
+                },
+            }
+        },
+        "application/fits": {"schema": _FILE},
+        "application/octet-stream": {"schema": _FILE},
+    },
+}
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string", "description": "Stable; for programs."},
+    },
+}
+_POSITION = {"type": "number", "description": "0-based, of the pixel centre: half a pixel less than in `box`."}
+_DETECTION = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "integer"},
+        "x": _POSITION,
+        "y": _POSITION,
+        "box": {
+            "type": "array",
+            "description": "x_min, y_min, x_max, y_max in edge coordinates: half a pixel more than `x, y`.",
+            "items": {"type": "number"},
+            "minItems": 4,
+            "maxItems": 4,
+        },
+        "score": {"type": "number", "minimum": 0, "maximum": 1},
+        "class": {"type": "string"},
+        "ra": {"type": ["number", "null"], "description": "ICRS, degrees."},
+        "dec": {"type": ["number", "null"], "description": "ICRS, degrees."},
+        "flags": {"type": "integer", "description": "SExtractor's bits."},
+    },
+}
+_ANSWER = {
+    "type": "object",
+    "required": ["schema_version"],
+    "properties": {
+        "schema_version": {},
+        "frame": {"type": "object"},
+        "model": {"type": "object"},
+        "warnings": {"type": "array", "items": {"type": "string"}},
+        "timing_ms": {"type": "object", "additionalProperties": {"type": "number"}},
+        "count": {"type": "integer"},
+        "overflow": {"type": "boolean", "description": "Whether there were more than `max_detections`."},
+        "detections": {"type": "array", "items": _DETECTION},
+    },
+}
+
+
+def _answers() -> dict[int | str, dict[str, Any]]:
+    bodies: dict[str, Any] = {one.media_type.partition(";")[0]: {} for one in FORMATS.values()}
+    bodies["application/json"] = {"schema": _ANSWER}
+    responses: dict[int | str, dict[str, Any]] = {200: {"description": "The sources.", "content": bodies}}
+    for status, meaning in MEANINGS.items():
+        responses[status] = {
+            "description": meaning,
+            "content": {PROBLEM: {"schema": _PROBLEM}, VOTABLE: {}},
+        }
+    responses[503]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return responses
+
+
+DETECT: dict[str, Any] = {
+    "summary": "Find the sources in a frame",
+    "responses": _answers(),
+    "openapi_extra": {"parameters": openapi_parameters(), "requestBody": _BODY},
+}
+"""Of the route, as FastAPI takes it."""
