@@ -31,14 +31,20 @@ def main() -> None:
         command = [sys.executable, "-m", "bentoml", "serve", tag, "--port", str(port), "--host", "127.0.0.1"]
         with running(command, port, home / "serve.log", home) as address:
             answer = httpx.post(f"{address}/detect", content=frame(), timeout=300).raise_for_status().json()
-    console.print(f"the Bento found {answer['count']} sources with {answer['model']['name']} in a frame of {len(STARS)}")
+    console.print(
+        f"the Bento found {answer['count']} sources with {answer['model']['name']} in a frame of {len(STARS)}"
+    )
     if answer["count"] != len(STARS):
         raise SystemExit(1)
 
 
 def build(home: Path) -> str:
     """Run `bentoml build` offline and return the tag."""
-    environment = {**os.environ, "BENTOML_HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "BENTOML_HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     command = [sys.executable, "-m", "bentoml", "build", "--output", "tag", str(ROOT)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -109,7 +109,7 @@ def _dumps(value: dict[str, Any]) -> bytes:
 
 
 def write_ecsv(blocks: Sequence[Block]) -> bytes:
-    """astropy's ECSV; several blocks are told apart by a column `hdu`."""
+    """Astropy's ECSV; several blocks are told apart by a column `hdu`."""
     return _text(_stacked(blocks), "ascii.ecsv")
 
 
@@ -182,9 +182,7 @@ def _header_hdu(block: Block) -> fits.BinTableHDU:
     text = header.tostring(sep="", endcard=True, padding=False)
     cards = np.array([[text[start : start + CARD] for start in range(0, len(text), CARD)]])
     count = cards.shape[1]
-    column = fits.Column(
-        name="Field Header Card", format=f"{CARD * count}A", dim=f"({CARD}, {count})", array=cards
-    )
+    column = fits.Column(name="Field Header Card", format=f"{CARD * count}A", dim=f"({CARD}, {count})", array=cards)
     return fits.BinTableHDU.from_columns([column], name="LDAC_IMHEAD")
 
 

@@ -12,7 +12,7 @@ from lynceus.frame import Frame
 from lynceus.sources import FrameSummary, Sources
 
 Origin = Literal["array", "fits"]  # pixels from 0, as programs index them, or from 1, as FITS counts them
-PRINTABLE = {code: "?" for code in range(32)} | {127: "?"}
+PRINTABLE = dict.fromkeys(range(32), "?") | {127: "?"}
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class DetectorSpec(Spec):
     sky: SkySpec = SkySpec()
     normalise: NormaliseSpec = NormaliseSpec()
     tile: TileSpec = TileSpec()
-    merge: Suppression = Suppression(by="centre", threshold=0.3)
+    merge: Suppression = Suppression(by="centre", threshold=0.25)
     measure: MeasureSpec = MeasureSpec()
     min_score: float = Field(0.5, ge=0, le=1)
     coarse: int = Field(0, ge=0)

@@ -134,9 +134,7 @@ def _groups(variance: Floats) -> Iterator[tuple[NDArray[np.intp], int, int]]:
             yield members[first : first + max(CHUNK // side**2, 1)], side, step
 
 
-def _cut(
-    data: NDArray[np.float32], bad: NDArray[np.bool_], x: Floats, y: Floats, side: int, step: int
-) -> _Stamps:
+def _cut(data: NDArray[np.float32], bad: NDArray[np.bool_], x: Floats, y: Floats, side: int, step: int) -> _Stamps:
     """Cut stamps out of the frame; what lies outside it is bad."""
     offsets = step * (np.arange(side) - side // 2)
     columns = np.rint(x).astype(int)[:, None] + offsets

@@ -33,8 +33,12 @@ class SamplingSpec(Spec):
         An anchor above the first is a source, below the second background, between them neither.
     anchors, proposals : int
         At most so many of a tile enter the loss of the first and the second stage.
-    candidates : int
-        Best anchors a level that enter suppression while training.
+    candidates, kept : int
+        While training: best anchors a level that enter suppression, and proposals that leave it.
+    proposal_score : float
+        Lowest objectness of a proposal while training; a young network is sure of nothing.
+    suppression : Suppression
+        Between proposals while training.
     ignore_cover : float
         An anchor this much inside an ignore region takes no loss.
     """
@@ -44,6 +48,9 @@ class SamplingSpec(Spec):
     anchors: int = 512
     proposals: int = 192
     candidates: int = 1200
+    kept: int = 2500
+    proposal_score: float = 0.02
+    suppression: Suppression = Suppression(by="iou", threshold=0.5)
     ignore_cover: float = 0.5
 
 
@@ -100,13 +107,13 @@ class NetworkSpec(Spec):
     head_convolutions: tuple[int, ...] = ()
     head_units: tuple[int, ...] = (256,)
     pooled: int = 7
-    candidates: int = 3000
-    proposals: int = 2500
-    detections: int = 2000
-    proposal_score: float = 0.1
+    candidates: int = 4000
+    proposals: int = 5000
+    detections: int = 2500
+    proposal_score: float = 0.15
     detection_score: float = 0.05
-    proposal_suppression: Suppression = Suppression(by="iou", threshold=0.5)
-    detection_suppression: Suppression = Suppression(by="centre", threshold=0.3)
+    proposal_suppression: Suppression = Suppression(by="iou", threshold=0.4)
+    detection_suppression: Suppression = Suppression(by="centre", threshold=0.25)
     sampling: SamplingSpec = SamplingSpec()
 
     @model_validator(mode="after")
@@ -179,16 +186,13 @@ class Network(nn.Module):
             One a tile.
         """
         images, features = self._features(tiles)
-        proposals, _ = self.rpn(images, features)
+        proposals, capped = self.rpn.propose(images, features)
         found, _ = self.roi_heads(features, proposals, images.image_sizes)
         return [
             RawDetections(
-                one["boxes"],
-                one["scores"],
-                one["labels"] - 1,
-                len(boxes) >= self.spec.proposals or len(one["boxes"]) >= self.spec.detections,
+                one["boxes"], one["scores"], one["labels"] - 1, cut or len(one["boxes"]) >= self.spec.detections
             )
-            for one, boxes in zip(found, proposals, strict=True)
+            for one, cut in zip(found, capped, strict=True)
         ]
 
     def losses(self, tiles: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -247,9 +251,11 @@ def _proposal_network(spec: NetworkSpec) -> ProposalNetwork:
         batch_size_per_image=sampling.anchors,
         positive_fraction=0.5,
         pre_nms_top_n={"training": sampling.candidates, "testing": spec.candidates},
-        post_nms_top_n={"training": spec.proposals, "testing": spec.proposals},
+        post_nms_top_n={"training": sampling.kept, "testing": spec.proposals},
         score_thresh=spec.proposal_score,
         suppression=spec.proposal_suppression,
+        training_score=sampling.proposal_score,
+        training_suppression=sampling.suppression,
         ignore_cover=sampling.ignore_cover,
     )
 

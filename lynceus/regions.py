@@ -7,8 +7,9 @@ float32 under autocast, and ignore regions take no loss.
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 from torchvision.ops import batched_nms, box_area, clip_boxes_to_image
 
 from lynceus.merge import Suppression
@@ -84,17 +85,55 @@ class ProposalNetwork(RegionProposalNetwork):
 
     Attributes
     ----------
-    suppression : Suppression
-        Between proposals of one pyramid level.
+    suppression, training_suppression : Suppression
+        Between proposals of one pyramid level, when serving and when training.
+    training_score : float
+        Lowest objectness of a proposal when training.
     ignore_cover : float
         An anchor this much inside an ignore region is no background.
     """
 
-    def __init__(self, *args: object, suppression: Suppression, ignore_cover: float, **kwargs: object) -> None:
+    def __init__(
+        self,
+        *args: object,
+        suppression: Suppression,
+        training_suppression: Suppression,
+        training_score: float,
+        ignore_cover: float,
+        **kwargs: object,
+    ) -> None:
         super().__init__(*args, nms_thresh=suppression.threshold, **kwargs)
         self.suppression = suppression
+        self.training_suppression = training_suppression
+        self.training_score = training_score
         self.ignore_cover = ignore_cover
         self.box_coder: Float32BoxCoder = Float32BoxCoder(self.box_coder.weights)
+
+    def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Tensor], list[bool]]:
+        """Where sources may be, when serving.
+
+        Parameters
+        ----------
+        images : ImageList
+            B tiles.
+        features : dict of str to Tensor
+            The pyramid.
+
+        Returns
+        -------
+        proposals : list of Tensor, shape (P, 4)
+            One a tile, by falling objectness.
+        capped : list of bool
+            True for a tile where a cap, and not the score, ended the list.
+        """
+        levels = list(features.values())
+        objectness, offsets = self.head(levels)
+        anchors = self.anchor_generator(images, levels)
+        counts = [level[0].numel() for level in objectness]
+        objectness, offsets = concat_box_prediction_layers(objectness, offsets)
+        boxes = self.box_coder.decode(offsets, anchors).view(len(anchors), -1, 4)
+        kept = self._thinned(boxes, objectness, images.image_sizes, counts)
+        return [proposals for proposals, _, _ in kept], [capped for _, _, capped in kept]
 
     def filter_proposals(
         self,
@@ -104,25 +143,39 @@ class ProposalNetwork(RegionProposalNetwork):
         num_anchors_per_level: list[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Keep the best of each tile: proposals (B, A, 4), objectness (B * A, 1)."""
-        tiles = len(image_shapes)
-        scores = objectness.detach().float().reshape(tiles, -1).sigmoid()
-        levels = torch.arange(len(num_anchors_per_level), device=scores.device).repeat_interleave(
-            torch.tensor(num_anchors_per_level, device=scores.device)
-        )
-        best = self._get_top_n_idx(scores, num_anchors_per_level)  # (B, K)
-        kept = [
-            self._keep(proposals[tile][index], scores[tile][index], levels[index], image_shapes[tile])
-            for tile, index in enumerate(best)
-        ]
-        return [boxes for boxes, _ in kept], [chosen for _, chosen in kept]
+        kept = self._thinned(proposals, objectness, image_shapes, num_anchors_per_level)
+        return [boxes for boxes, _, _ in kept], [scores for _, scores, _ in kept]
 
-    def _keep(self, boxes: Tensor, scores: Tensor, levels: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _thinned(
+        self, boxes: Tensor, objectness: Tensor, shapes: list[tuple[int, int]], counts: list[int]
+    ) -> list[tuple[Tensor, Tensor, bool]]:
+        """Boxes, scores and whether a cap was hit, a tile; boxes (B, A, 4), objectness (B * A, 1)."""
+        scores = objectness.detach().float().reshape(len(shapes), -1).sigmoid()
+        levels = torch.arange(len(counts), device=scores.device).repeat_interleave(
+            torch.tensor(counts, device=scores.device)
+        )
+        best = self._get_top_n_idx(scores, counts)  # (B, K)
+        kept = []
+        for tile, index in enumerate(best):
+            chosen, order, capped = self._keep(boxes[tile][index], scores[tile][index], levels[index], shapes[tile])
+            dropped = int((scores[tile] >= self._lowest).sum()) > int((scores[tile][index] >= self._lowest).sum())
+            kept.append((chosen, order, capped or dropped))
+        return kept
+
+    @property
+    def _lowest(self) -> float:
+        return self.training_score if self.training else float(self.score_thresh)
+
+    def _keep(
+        self, boxes: Tensor, scores: Tensor, levels: Tensor, shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, bool]:
         boxes = clip_boxes_to_image(boxes, shape)
         sides = boxes[:, 2:] - boxes[:, :2]
-        usable = (sides >= SMALLEST_SIDE).all(dim=1) & (scores >= self.score_thresh)
+        usable = (sides >= SMALLEST_SIDE).all(dim=1) & (scores >= self._lowest)
         boxes, scores, levels = boxes[usable], scores[usable], levels[usable]
-        keep = suppress(boxes, scores, levels, self.suppression)[: self.post_nms_top_n()]
-        return boxes[keep], scores[keep]
+        keep = suppress(boxes, scores, levels, self.training_suppression if self.training else self.suppression)
+        most = self.post_nms_top_n()
+        return boxes[keep[:most]], scores[keep[:most]], len(keep) > most
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]

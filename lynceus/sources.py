@@ -89,8 +89,9 @@ class Sources:
 
     def __getitem__(self, index: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Sources":
         """Select by a mask, an array of indices, or a slice."""
-        columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
-        return Sources(**{name: None if value is None else value[index] for name, value in columns.items()})
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        chosen: dict[str, Any] = {name: None if value is None else value[index] for name, value in columns.items()}
+        return Sources(**chosen)
 
 
 @dataclass(frozen=True)

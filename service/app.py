@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request
-from lynceus.catalogue import Block
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -16,6 +15,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from lynceus.bundle import Bundle
+from lynceus.catalogue import Block
 from lynceus.errors import LynceusError
 from service import openapi
 from service.errors import add_error_handlers
@@ -76,6 +76,7 @@ async def detect(request: Request) -> Response:
             encoding = Stopwatch()
             body = await asyncio.to_thread(chosen.write, blocks)
             encoding.lap("encode")
+            metrics.stage_seconds.labels("encode", finder.served.track).observe(encoding.seconds["encode"])
         outcome = "ok"
         return Response(body, media_type=chosen.media_type, headers=_server_timing(blocks, encoding))
     except LynceusError as error:

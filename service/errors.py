@@ -5,10 +5,10 @@ from http import HTTPStatus
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from lynceus.catalogue import write_error_votable
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from lynceus.catalogue import write_error_votable
 from lynceus.errors import FormatError, FrameError, LynceusError, NotFitsError, TooLargeError
 from service.formats import VOTABLE, wants_votable
 from service.refusals import (
@@ -80,7 +80,7 @@ def problem(request: Request, status: int, code: str, detail: str, headers: dict
     """An error as RFC 9457 has it, or as an error VOTable where VOTable was asked for."""
     request.scope.setdefault("state", {})["error_code"] = code  # for the metrics
     if wants_votable(request):
-        return Response(write_error_votable(detail), status, headers, VOTABLE)
+        return Response(write_error_votable(detail, code), status, headers, VOTABLE)
     body = {"type": "about:blank", "title": _title(status), "status": status, "detail": detail, "code": code}
     return Response(orjson.dumps(body), status, headers, PROBLEM)
 

@@ -6,10 +6,10 @@ import os
 from functools import partial
 from threading import Timer
 
-from lynceus.catalogue import Block
 from starlette.requests import Request
 
 from lynceus.bundle import Bundle
+from lynceus.catalogue import Block
 from service.batcher import TileBatcher
 from service.flights import Flights
 from service.frames import Pipeline

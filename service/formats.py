@@ -1,8 +1,8 @@
 """Which output format a request asks for."""
 
-from lynceus.catalogue import FORMATS, Format, format_named
 from starlette.requests import Request
 
+from lynceus.catalogue import FORMATS, Format, format_named
 from lynceus.errors import FormatError
 from service.question import MAX_NAME, accept_quality
 

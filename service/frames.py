@@ -7,13 +7,13 @@ from functools import partial
 from itertools import accumulate, pairwise
 
 import numpy as np
-from lynceus.catalogue import Block
-from lynceus.measure import FrameSummary, Sources, measure, summarise, unmeasured
 from numpy.typing import NDArray
 
+from lynceus.catalogue import Block
 from lynceus.detections import Detections
 from lynceus.detector import Cut, Found
 from lynceus.frame import Frame, read_frame, read_frames, read_plane
+from lynceus.measure import FrameSummary, Sources, measure, summarise, unmeasured
 from service.batcher import TileBatcher
 from service.metrics import Metrics
 from service.question import Question
@@ -27,10 +27,11 @@ ALL = "all"  # HDUs
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """The detections that are published, and whether there were more."""
+    """The detections that are published, and whether there were more than the limit."""
 
     detections: Detections
     overflow: bool
+    limit: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ class Pipeline:
         if question.max_detections is not None:
             most = min(most, question.max_detections)
         above = detections[detections.scores >= threshold]
-        return Kept(above[:most], len(above) > most)
+        return Kept(above[:most], len(above) > most, most)
 
     def _measure(
         self, frames: Sequence[Frame], kept: Sequence[Kept], cuts: Sequence[Cut], question: Question
@@ -162,6 +163,7 @@ class Pipeline:
                 warnings=(*frame.warnings, *_cap_warning(looked)),
                 timing_ms=watch.milliseconds,
                 overflow=one.overflow,
+                limit=one.limit,
             )
             for frame, looked, one, result in zip(frames, found, kept, measured, strict=True)
         ]

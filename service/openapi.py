@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from lynceus.catalogue import FORMATS
-
+from lynceus.catalogue import COLUMNS, FORMATS
 from service.errors import MEANINGS, PROBLEM
 from service.formats import VOTABLE
 from service.question import openapi_parameters
@@ -48,32 +47,25 @@ _PROBLEM = {
         "code": {"type": "string", "description": "Stable; for programs."},
     },
 }
-_POSITION = {"type": "number", "description": "0-based, of the pixel centre: half a pixel less than in `box`."}
-_DETECTION = {
-    "type": "object",
-    "properties": {
-        "id": {"type": "integer"},
-        "x": _POSITION,
-        "y": _POSITION,
-        "box": {
-            "type": "array",
-            "description": "x_min, y_min, x_max, y_max in edge coordinates: half a pixel more than `x, y`.",
-            "items": {"type": "number"},
-            "minItems": 4,
-            "maxItems": 4,
-        },
-        "score": {"type": "number", "minimum": 0, "maximum": 1},
-        "class": {"type": "string"},
-        "ra": {"type": ["number", "null"], "description": "ICRS, degrees."},
-        "dec": {"type": ["number", "null"], "description": "ICRS, degrees."},
-        "flags": {"type": "integer", "description": "SExtractor's bits."},
-    },
+_TYPES = {"id": "integer", "flags": "integer", "class": "string"}
+_BOX = {
+    "type": "array",
+    "description": "`x_min, y_min, x_max, y_max` in edge coordinates: half a pixel more than `x, y`.",
+    "items": {"type": "number"},
+    "minItems": 4,
+    "maxItems": 4,
 }
+_ROW = {
+    column.name: {"type": _TYPES.get(column.name, ["number", "null"]), "description": column.described("array")}
+    for column in COLUMNS
+    if column.pixel != "edge"
+}
+_DETECTION = {"type": "object", "properties": _ROW | {"box": _BOX}}
 _ANSWER = {
     "type": "object",
     "required": ["schema_version"],
     "properties": {
-        "schema_version": {},
+        "schema_version": {"type": "string"},
         "frame": {"type": "object"},
         "model": {"type": "object"},
         "warnings": {"type": "array", "items": {"type": "string"}},
@@ -81,6 +73,7 @@ _ANSWER = {
         "count": {"type": "integer"},
         "overflow": {"type": "boolean", "description": "Whether there were more than `max_detections`."},
         "detections": {"type": "array", "items": _DETECTION},
+        "frames": {"type": "array", "description": "With several HDUs: all but `schema_version`, a frame each."},
     },
 }
 

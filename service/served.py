@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lynceus.catalogue import ModelInfo
 
 from lynceus.bundle import Bundle, load_bundle
+from lynceus.catalogue import ModelInfo
 from lynceus.detector import Detector
 from lynceus.frame import Frame
 from service.refusals import UnknownModelError
@@ -26,7 +26,8 @@ class Served:
     def info(self) -> ModelInfo:
         """What an answer says of it."""
         manifest = self.bundle.manifest
-        return ModelInfo(manifest.name, manifest.version, self.track, manifest.weights_sha256)
+        classes = manifest.network.classes
+        return ModelInfo(manifest.name, manifest.version, self.track, manifest.weights_sha256, classes)
 
     def described(self) -> dict[str, Any]:
         """What `/models` says of it."""

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -52,9 +52,10 @@ async def unless_gone(request: Request, answer: asyncio.Future[T]) -> T:
     ClientGoneError
         As soon as the client hangs up.
     """
-    gone = asyncio.create_task(_disconnected(request))
+    gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
+    both: list[asyncio.Future[Any]] = [answer, gone]
     try:
-        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             raise ClientGoneError("the client hung up")
         return answer.result()

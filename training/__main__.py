@@ -7,7 +7,6 @@ import torch
 import typer
 
 from model_store import BUNDLES, DEFAULT
-
 from training.recipe import read_recipe
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -39,9 +38,7 @@ def train(recipe: Recipe, run: Run = RUNS, threads: int = 0) -> None:
 
 
 @app.command()
-def publish(
-    recipe: Recipe, run: Run = RUNS, store: Path = BUNDLES, version: str = "0.1.0", workers: int = 2
-) -> None:
+def publish(recipe: Recipe, run: Run = RUNS, store: Path = BUNDLES, version: str = "0.1.0", workers: int = 2) -> None:
     """Choose the threshold, score on the validation frames, and save the bundle."""
     from training.publish import publish as save
 

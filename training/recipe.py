@@ -63,7 +63,7 @@ class Recipe(Spec):
     sky: SkySpec = SkySpec()
     normalise: NormaliseSpec = NormaliseSpec()
     tile: TileSpec = TileSpec()
-    merge: Suppression = Suppression(by="centre", threshold=0.3)
+    merge: Suppression = Suppression(by="centre", threshold=0.25)
     training: TrainingSpec = TrainingSpec()
 
 

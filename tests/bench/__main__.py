@@ -64,7 +64,9 @@ def bench_frame() -> Path:
     if not path.exists():
         density = SOURCES / (SIDE / 512) ** 2
         console.print(f"simulating a {SIDE} px frame of {SOURCES} sources ...")
-        spec = SceneSpec(size=SIDE, sources=(density, density), empty=0, fwhm=(3, 3), galaxies=(0.2, 0.2), snr=(3, 1000))
+        spec = SceneSpec(
+            size=SIDE, sources=(density, density), empty=0, fwhm=(3, 3), galaxies=(0.2, 0.2), snr=(3, 1000)
+        )
         draw_scene(np.random.default_rng(7), spec)[0].writeto(path)
     return path
 

@@ -39,7 +39,7 @@ def test_shifting_a_frame_by_whole_pixels_shifts_the_boxes_by_as_many(dx, dy, se
     moved[dy : dy + 260, dx : dx + 330] = frame.pixels
     before, after = positions(frame), positions(Frame(moved))
     assert len(before) == len(after) == 25
-    np.testing.assert_allclose(after, before + [dx, dy], atol=1e-3)
+    np.testing.assert_allclose(after, before + np.array([dx, dy]), atol=1e-3)
 
 
 def test_workers_change_nothing():

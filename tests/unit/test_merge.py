@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,7 +38,7 @@ def seen_by(tile: Tile, boxes: np.ndarray, wobble: np.ndarray) -> Detections:
 def seam_positions(length: int) -> np.ndarray:
     """Every quarter pixel around each seam of an axis, and the borders of each tile."""
     starts = tile_starts(length, SPEC)
-    special = [(a + SPEC.size + b) / 2 for a, b in zip(starts, starts[1:], strict=False)]
+    special = [(a + SPEC.size + b) / 2 for a, b in pairwise(starts)]
     special += [s + SPEC.size for s in starts[:-1]] + starts[1:]
     return np.unique(np.concatenate([position + np.arange(-9, 9, 0.75) for position in special]))
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from lynceus.merge import Suppression
 from lynceus.network import RESNET50_V2, Network, NetworkSpec, fold_batch_norms

@@ -44,9 +44,7 @@ def test_masked_pixels_are_sky():
 def test_the_scale_of_the_counts_does_not_matter():
     frame = frame_with_gradient(128, 128)
     scaled = Frame(frame.pixels * np.float32(1e-12))
-    tiles = [
-        cut_tiles(one, estimate_sky(one, SkySpec()), TileSpec(size=128, overlap=32))[0] for one in (frame, scaled)
-    ]
+    tiles = [cut_tiles(one, estimate_sky(one, SkySpec()), TileSpec(size=128, overlap=32))[0] for one in (frame, scaled)]
     plain, tiny = normalise(*stack_tiles(tiles), 64, SPEC)
     torch.testing.assert_close(plain, tiny, atol=2e-3, rtol=0)
 
