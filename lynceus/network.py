@@ -107,10 +107,10 @@ class NetworkSpec(Spec):
     head_convolutions: tuple[int, ...] = ()
     head_units: tuple[int, ...] = (256,)
     pooled: int = 7
-    candidates: int = 4000
+    candidates: int = 8000
     proposals: int = 5000
     detections: int = 2500
-    proposal_score: float = 0.15
+    proposal_score: float = 0.2
     detection_score: float = 0.05
     proposal_suppression: Suppression = Suppression(by="iou", threshold=0.4)
     detection_suppression: Suppression = Suppression(by="centre", threshold=0.25)

@@ -178,4 +178,4 @@ def _cap_warning(found: Sequence[Found]) -> tuple[str, ...]:
     capped = _capped(found)
     if not capped:
         return ()
-    return (f"{capped} of {len(found)} tiles hold more sources than the network lists; the faintest are missing",)
+    return (f"{capped} of {len(found)} tiles reached a limit of the network; faint sources there may be missing",)
