@@ -19,7 +19,7 @@ from lynceus.tiling import Tile, TileSpec
 SKY, NOISE = 1000.0, 10.0  # ADU
 SIDE = 8.0  # of every box, pixels
 POISON = 1e30  # ADU: a pixel that makes the network raise
-SLOW = 1e7  # ADU: a pixel that makes it take its time
+SLOW = 4e6  # ADU: a pixel that makes it take its time
 CEILING = 13.5  # normalised: only a clipped pixel is brighter
 BRIGHT = 12.0  # normalised: only SLOW and POISON are brighter
 SMALL_TILES = DetectorSpec(tile=TileSpec(size=128, overlap=32))
