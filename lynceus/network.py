@@ -90,6 +90,8 @@ class NetworkSpec(Spec):
         Lowest score that is kept.
     proposal_suppression, detection_suppression : Suppression
         When two proposals, or two detections, are one.
+    vote : float
+        A detection's box is the mean of all that overlap it by more than this IoU; 0 to take it as it is.
     sampling : SamplingSpec
         Used in training alone.
     """
@@ -114,6 +116,7 @@ class NetworkSpec(Spec):
     detection_score: float = 0.05
     proposal_suppression: Suppression = Suppression(by="iou", threshold=0.4)
     detection_suppression: Suppression = Suppression(by="centre", threshold=0.25)
+    vote: float = Field(0.3, ge=0, le=1)
     sampling: SamplingSpec = SamplingSpec()
 
     @model_validator(mode="after")
@@ -278,6 +281,7 @@ def _box_heads(spec: NetworkSpec) -> BoxHeads:
         score_thresh=spec.detection_score,
         detections_per_img=spec.detections,
         suppression=spec.detection_suppression,
+        vote=spec.vote,
         ignore_cover=spec.sampling.ignore_cover,
     )
 

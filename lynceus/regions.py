@@ -10,7 +10,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
-from torchvision.ops import batched_nms, box_area, clip_boxes_to_image
+from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image
 
 from lynceus.merge import Suppression
 
@@ -194,13 +194,18 @@ class BoxHeads(RoIHeads):
     ----------
     suppression : Suppression
         Between detections of one class.
+    vote : float
+        Boxes that overlap a kept one by more than this IoU share in its place; 0 for none.
     ignore_cover : float
         A proposal this much inside an ignore region is no background.
     """
 
-    def __init__(self, *args: object, suppression: Suppression, ignore_cover: float, **kwargs: object) -> None:
+    def __init__(
+        self, *args: object, suppression: Suppression, vote: float, ignore_cover: float, **kwargs: object
+    ) -> None:
         super().__init__(*args, nms_thresh=suppression.threshold, **kwargs)
         self.suppression = suppression
+        self.vote = vote
         self.ignore_cover = ignore_cover
         self.box_coder: Float32BoxCoder = Float32BoxCoder(self.box_coder.weights)
         self._ignored: list[Tensor] = []
@@ -242,4 +247,12 @@ class BoxHeads(RoIHeads):
         wide = (boxes[:, 2:] - boxes[:, :2] >= SMALLEST_SIDE).all(dim=1)
         boxes, scores, label = boxes[wide], scores[wide], label[wide]
         keep = suppress(boxes, scores, label, self.suppression)[: self.detections_per_img]
-        return boxes[keep], scores[keep], label[keep]
+        return self._voted(keep, boxes, scores, label), scores[keep], label[keep]
+
+    def _voted(self, keep: Tensor, boxes: Tensor, scores: Tensor, label: Tensor) -> Tensor:
+        """Each kept box, moved to the weighted mean of those it overlaps (Gidaris & Komodakis 2015)."""
+        if not self.vote or not len(keep):
+            return boxes[keep]
+        overlap = box_iou(boxes[keep], boxes) * (label[keep, None] == label)  # (K, N)
+        weights = torch.where(overlap > self.vote, overlap * scores, 0.0)
+        return weights @ boxes / weights.sum(dim=1, keepdim=True)

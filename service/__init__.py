@@ -1,1 +1,1 @@
-
+"""The HTTP service around a detector: upload, queue, pipeline, answer."""

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from lynceus.bundle import Bundle
+from lynceus.bundle import Bundle, read_manifest
 from lynceus.catalogue import Block
 from lynceus.errors import LynceusError
 from service import openapi
@@ -55,7 +55,8 @@ def create_app(settings: Settings, bundle: Bundle | None = None) -> FastAPI:
             app.state.finder = None
 
     app = FastAPI(title="Lynceus", description=openapi.DESCRIPTION, lifespan=lifespan, redoc_url=None)
-    app.state.settings, app.state.metrics, app.state.finder = settings, metrics, None
+    app.state.settings, app.state.bundle = settings, bundle
+    app.state.metrics, app.state.finder = metrics, None
     app.include_router(routes)
     app.router.routes.append(Nowhere())
     app.add_middleware(Front, metrics=metrics)
@@ -121,6 +122,14 @@ async def readyz(request: Request) -> str:
 async def index() -> Response:
     """There is nothing to see at the root yet but the documentation."""
     return RedirectResponse("docs")
+
+
+def check_start(app: FastAPI) -> None:
+    """Raise LynceusError for what already shows before the server starts: no GPU, or no bundle."""
+    settings: Settings = app.state.settings
+    settings.chosen_device()
+    if app.state.bundle is None:
+        read_manifest(settings.bundle)
 
 
 def is_ready(app: FastAPI) -> bool:

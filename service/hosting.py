@@ -5,7 +5,7 @@ from typing import Any
 import bentoml
 from fastapi import FastAPI
 
-from service.app import is_alive, is_ready
+from service.app import check_start, is_alive, is_ready
 from service.settings import Settings
 
 
@@ -29,6 +29,12 @@ def hosted(app: FastAPI, settings: Settings) -> Any:
     @bentoml.asgi_app(app, path="/")
     class Lynceus:
         """POST a telescope frame, get every astronomical source in it back."""
+
+        @bentoml.on_deployment  # type: ignore[untyped-decorator]
+        @staticmethod
+        def check() -> None:
+            """Refuse to start while `bentoml serve` can still exit; a worker that fails later is only respawned."""
+            check_start(app)
 
         async def __is_alive__(self) -> bool:
             """Answer BentoML's /livez, which comes before ours."""

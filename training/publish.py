@@ -74,7 +74,7 @@ def provenance(recipe: Recipe) -> Provenance:
     sets = recipe.train_set.model_dump_json() + recipe.tuning_set.model_dump_json()
     return Provenance(
         data_fingerprint=hashlib.sha256(sets.encode()).hexdigest(),
-        seed=recipe.training.seed,
+        seed=recipe.training[0].seed,
         code_version=version("lynceus"),
     )
 

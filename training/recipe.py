@@ -53,7 +53,7 @@ class TrainingSpec(Spec):
 
 
 class Recipe(Spec):
-    """Everything that makes a bundle."""
+    """Everything that makes a bundle; the phases of `training` follow each other, each from the averaged weights."""
 
     name: str
     train_set: SceneSet
@@ -64,7 +64,7 @@ class Recipe(Spec):
     normalise: NormaliseSpec = NormaliseSpec()
     tile: TileSpec = TileSpec()
     merge: Suppression = Suppression(by="centre", threshold=0.25)
-    training: TrainingSpec = TrainingSpec()
+    training: tuple[TrainingSpec, ...] = Field((TrainingSpec(),), min_length=1)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -1,6 +1,7 @@
 """The training run: Lightning drives, the network and its losses are ours."""
 
 from pathlib import Path
+from typing import cast
 
 import lightning
 import torch
@@ -13,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from lynceus.network import Network
 from training.recipe import Recipe, TrainingSpec
-from training.tiles import RandomTiles, Target, collate, read_labelled
+from training.tiles import LabelledFrame, RandomTiles, Target, collate, read_labelled
+
+WEIGHTS = "weights.pt"
 
 
 def train(recipe: Recipe, run: Path) -> Network:
@@ -24,46 +27,60 @@ def train(recipe: Recipe, run: Path) -> Network:
     recipe : Recipe
         What to do.
     run : Path
-        Folder of the run: holds the simulated frames, `last.ckpt` and `metrics.csv`.
+        Folder of the run: holds the simulated frames, and a folder with checkpoint, log and weights for each phase.
 
     Returns
     -------
     Network
         With the averaged weights, in evaluation mode.
     """
-    lightning.seed_everything(recipe.training.seed)
-    last = run / "last.ckpt"
-    module = NetworkTraining(recipe)
+    lightning.seed_everything(recipe.training[0].seed)
+    network = Network(recipe.network)
+    frames: list[LabelledFrame] = []
+    for number, how in enumerate(recipe.training, start=1):
+        folder = run / f"phase{number}"
+        if not (folder / WEIGHTS).exists():
+            frames = frames or read_frames(recipe, run)
+            torch.save(train_phase(network, frames, recipe, how, folder).state_dict(), folder / WEIGHTS)
+        network.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
+    return network.eval()
+
+
+def train_phase(
+    network: Network, frames: list[LabelledFrame], recipe: Recipe, how: TrainingSpec, folder: Path
+) -> Network:
+    """Run one phase from its last checkpoint on, and return the averaged network."""
+    last = folder / "last.ckpt"
+    module = NetworkTraining(network, how)
     start = torch.load(last, weights_only=False)["global_step"] if last.exists() else 0
     trainer = lightning.Trainer(
-        max_steps=recipe.training.steps,
+        max_steps=how.steps,
         accelerator="auto",
         devices=1,
         gradient_clip_val=5.0,
         log_every_n_steps=20,
-        callbacks=[ModelCheckpoint(run, filename="last", every_n_train_steps=200, enable_version_counter=False)],
-        logger=CSVLogger(run, name="", version=""),
+        callbacks=[ModelCheckpoint(folder, filename="last", every_n_train_steps=200, enable_version_counter=False)],
+        logger=CSVLogger(folder, name="", version=""),
     )
-    trainer.fit(module, tile_loader(recipe, run, start), ckpt_path=str(last) if start else None)
-    return module.averaged.module.eval()
-
-
-def tile_loader(recipe: Recipe, run: Path, start: int) -> DataLoader[tuple[Tensor, list[Target]]]:
-    """Stream the training tiles from step `start` on."""
-    paths = sorted((run / recipe.train_set.folder).glob("*.fits"))
-    frames = [read_labelled(path, recipe.sky) for path in track(paths, description="reading frames")]
-    how = recipe.training
     tiles = RandomTiles(frames, how.crop, recipe.normalise, how.seed, start * how.batch)
-    return DataLoader(tiles, batch_size=how.batch, collate_fn=collate)
+    loader = DataLoader(tiles, batch_size=how.batch, collate_fn=collate)
+    trainer.fit(module, loader, ckpt_path=str(last) if start else None)
+    return cast(Network, module.averaged.module)
+
+
+def read_frames(recipe: Recipe, run: Path) -> list[LabelledFrame]:
+    """All training frames, in memory."""
+    paths = sorted((run / recipe.train_set.folder).glob("*.fits"))
+    return [read_labelled(path, recipe.sky) for path in track(paths, description="reading frames")]
 
 
 class NetworkTraining(lightning.LightningModule):
     """One step is: losses of both stages, AdamW, running mean of the weights."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, network: Network, how: TrainingSpec) -> None:
         super().__init__()
-        self.how = recipe.training
-        self.network = Network(recipe.network).to(memory_format=torch.channels_last)
+        self.how = how
+        self.network = network.to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.how.ema), use_buffers=True)
 
     def training_step(self, batch: tuple[Tensor, list[Target]], _: int) -> Tensor:

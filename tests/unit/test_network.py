@@ -24,6 +24,7 @@ def as_torchvision_builds_it() -> NetworkSpec:
             "detection_score": 0.0,
             "proposal_suppression": Suppression(by="iou", threshold=0.7),
             "detection_suppression": Suppression(by="iou", threshold=0.5),
+            "vote": 0.0,
         }
     )
 
@@ -131,6 +132,16 @@ def test_suppression_keeps_groups_apart():
     for by in ("iou", "centre"):
         spec = Suppression(by=by, threshold=0.4)
         assert len(suppress(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), spec)) == 2
+
+
+def test_overlapping_boxes_of_one_class_vote_on_the_place_of_the_best():
+    heads = Network(SMALL).roi_heads
+    boxes = torch.tensor([[0.0, 0, 10, 10], [2, 0, 12, 10], [2, 0, 12, 10], [100, 0, 110, 10]])
+    scores, label = torch.tensor([0.8, 0.4, 0.4, 0.7]), torch.tensor([1, 1, 2, 1])
+    voted = heads._voted(torch.tensor([0, 3]), boxes, scores, label)
+    weight = 0.4 * (80 / 120)
+    assert voted[0, 0].item() == pytest.approx(2 * weight / (0.8 + weight))
+    assert voted[1].tolist() == [100, 0, 110, 10]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
