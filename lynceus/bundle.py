@@ -92,7 +92,7 @@ def save_bundle(folder: Path, network: Network, manifest: Manifest, report: dict
     partial = target.with_name(f".{manifest.version}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     halves = {name: _stored(tensor) for name, tensor in network.state_dict().items()}
-    safetensors.torch.save_file(halves, partial / WEIGHTS)
+    (partial / WEIGHTS).write_bytes(safetensors.torch.save(halves))  # save_file would leave it to its owner alone
     manifest = manifest.model_copy(update={"weights_sha256": sha256_of(partial / WEIGHTS)})
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     (partial / REPORT).write_text(json.dumps(report, indent=2) + "\n")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lynceus.columns import COLUMNS, Block, ModelInfo, Origin, columns_of, facts_of, plain
 from lynceus.errors import FormatError
+from lynceus.frame import Frame
 from lynceus.votable import write_error_votable, write_votable
 
 __all__ = ["COLUMNS", "FORMATS", "Block", "Format", "ModelInfo", "format_named", "write_error_votable"]
@@ -173,17 +174,29 @@ def _cards(block: Block) -> list[tuple[str, Any, str]]:
 
 def _header_hdu(block: Block) -> fits.BinTableHDU:
     """The frame's header as one string, which is how LDAC carries it."""
-    height, width = block.frame.shape
-    header = fits.Header() if block.frame.wcs is None else block.frame.wcs.to_header(relax=True)
-    header["NAXIS"], header["NAXIS1"], header["NAXIS2"] = 2, width, height
-    for keyword, value in (("EXPTIME", block.frame.facts.exposure_time), ("GAIN", block.frame.facts.gain)):
-        if value is not None:
-            header[keyword] = value
+    header = _frame_header(block.frame)
     text = header.tostring(sep="", endcard=True, padding=False)
     cards = np.array([[text[start : start + CARD] for start in range(0, len(text), CARD)]])
     count = cards.shape[1]
     column = fits.Column(name="Field Header Card", format=f"{CARD * count}A", dim=f"({CARD}, {count})", array=cards)
     return fits.BinTableHDU.from_columns([column], name="LDAC_IMHEAD")
+
+
+def _frame_header(frame: Frame) -> fits.Header:
+    """What SCAMP and PSFEx ask of a frame's header: its size and WCS, and what tells exposures apart."""
+    height, width = frame.shape
+    header = fits.Header([("SIMPLE", True), ("BITPIX", -32), ("NAXIS", 2), ("NAXIS1", width), ("NAXIS2", height)])
+    if frame.wcs is not None:
+        header.update(frame.wcs.to_header(relax=True))
+    facts = frame.facts
+    told = {
+        "EXPTIME": facts.exposure_time, "GAIN": facts.gain, "SATURATE": facts.saturation, "FILTER": facts.filter,
+        "DATE-OBS": facts.date_obs,
+    }  # fmt: skip
+    for keyword, value in told.items():
+        if value is not None:
+            header[keyword] = plain(value)[:60] if isinstance(value, str) else value
+    return header
 
 
 def _fits(hdus: Sequence[fits.BinTableHDU]) -> bytes:

@@ -137,7 +137,7 @@ COLUMNS = (
            _of("flux_aper_err")),
     Column("snr", "", "stat.snr", "Signal to noise of a matched filter", "SNR_WIN", _of("snr")),
     Column("fwhm", "pix", "phys.angSize", "Full width at half maximum", "FWHM_IMAGE", _of("fwhm")),
-    Column("ellipticity", "", "phys.size.axisRatio", "1 - minor axis / major axis", "ELLIPTICITY", _of("ellipticity")),
+    Column("ellipticity", "", "src.ellipticity", "1 - minor axis / major axis", "ELLIPTICITY", _of("ellipticity")),
     Column("theta", "deg", "pos.posAng", "Angle of the major axis, counter-clockwise from x", "THETA_IMAGE",
            _of("theta")),
     Column("flags", "", "meta.code.qual", "SExtractor's FLAGS: 1 neighbours, 2 blended, 4 saturated, 8 truncated, "
@@ -186,7 +186,7 @@ def facts_of(block: Block) -> dict[str, Any]:
         "fwhm_arcsec": summary.fwhm_arcsec,
         "pixel_scale_arcsec": frame.pixel_scale,
         "wcs": None if frame.wcs is None else [plain(axis) for axis in frame.wcs.wcs.ctype],
-        "date_obs": frame.facts.date_obs,
+        "date_obs": None if frame.facts.date_obs is None else plain(frame.facts.date_obs),
         "mid_time": summary.mid_time,
         "filter": None if frame.facts.filter is None else plain(frame.facts.filter),
         "exptime": frame.facts.exposure_time,

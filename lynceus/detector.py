@@ -146,7 +146,9 @@ class Detector:
         with torch.inference_mode():
             pixels, window, phase = (part.to(self.device, non_blocking=True) for part in stack_tiles(tiles))
             normalised = normalise(pixels, window, phase, tiles[0].mesh, self.spec.normalise)
-            return [_to_found(raw) for raw in self.network(normalised)]
+            seen = normalised.flatten(1).any(dim=1)  # a tile without one pixel off the sky, or all masked, is empty
+            raw = iter(self.network(normalised[seen]) if seen.any() else ())
+            return [_to_found(next(raw)) if some else Found(Detections.empty()) for some in seen.tolist()]
 
     def join(self, cut: Cut, found: Sequence[Found]) -> Detections:
         """Merge what was found in the tiles of a cut into one list."""

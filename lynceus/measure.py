@@ -189,6 +189,7 @@ def summarise(frame: Frame, sources: Sources, sky: Sky, spec: MeasureSpec) -> Fr
     fwhm = _seeing(sources.fwhm, sources.snr, sources.flags, spec)
     scale, zero_point = frame.pixel_scale, frame.facts.zero_point
     limit = None if fwhm is None else _limiting_flux(fwhm, noise, frame.facts.gain, spec.limiting_snr)
+    limit = limit if limit is not None and np.isfinite(limit) else None  # a header may hold any gain
     return FrameSummary(
         background=float(np.median(sky.level)),
         noise=noise,
@@ -342,4 +343,4 @@ def _limiting_flux(fwhm: float, noise: float, gain: float | None, snr: float) ->
     """Flux in ADU of a round Gaussian at a signal to noise: flux^2 = snr^2 (area noise^2 + flux / gain)."""
     area = 4 * np.pi * (fwhm / FWHM_PER_SIGMA) ** 2
     photons = snr**2 / (2 * gain) if gain else 0.0
-    return float(photons + np.sqrt(photons**2 + snr**2 * area * noise**2))
+    return float(photons + np.hypot(photons, snr * np.sqrt(area) * noise))

@@ -104,8 +104,8 @@ def measure_shapes(
     -----
     Adaptive moments (Bernstein & Jarvis 2002, section 3): the second moments under a Gaussian weight that follows
     the source, from which the weight is taken out again, (M^-1 - W^-1)^-1, which is exact for a Gaussian. The
-    weight of the shape has half the variance of the source, so that a Moffat profile is given its FWHM to 6 %, where
-    a weight as wide as the source errs by 13 %. The position is then found under a weight of the source's own
+    weight of the shape is narrower than the source, so that a Moffat profile of beta = 3 is given its FWHM to 4 %,
+    where a weight as wide as the source errs by 13 %. The position is then found under a weight of the source's own
     shape: SExtractor's XWIN, with an ellipse for its circle. Bad pixels, and those past the edge of the frame, are
     replaced by the Gaussian of the round before.
     """
@@ -210,7 +210,7 @@ def _filter(
     template = _gaussian(stamps.columns - position[:, :1], stamps.rows - position[:, 1:], covariance)
     template /= stamps.area * template.sum(axis=(1, 2), keepdims=True)
     seen = np.where(stamps.bad, 0.0, template)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a header may hold any gain
         flux = (seen * stamps.values).sum(axis=(1, 2)) / (seen * seen).sum(axis=(1, 2))
         photons = np.maximum(flux, 0.0)[:, None, None] * template / gain if gain else 0.0
         information = (seen * seen / (noise[:, None, None] ** 2 + photons)).sum(axis=(1, 2))

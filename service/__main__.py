@@ -16,6 +16,7 @@ def main(
     os.environ.setdefault("BENTOML_HOME", mkdtemp(prefix="lynceus-"))  # shared, it would mix two servers' state
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle workers must not spin on the cores of busy ones
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # each thread's own arena would keep a frame's worth of memory
     command = [sys.executable, "-m", "bentoml", "serve", "service.bento:Lynceus", "--port", str(port), "--host", host]
     os.execv(command[0], command)
 

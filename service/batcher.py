@@ -6,91 +6,21 @@ All state belongs to the event loop; only `infer` runs in threads. So there are 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
 from lynceus.detector import Found
 from lynceus.errors import DetectionError
 from lynceus.tiling import Tile
+from service.pace import Pace
 from service.refusals import OverloadedError
+from service.turns import Batch, Job, Priority, Turns
 
 Infer = Callable[[Sequence[Tile]], list[Found]]
-Priority = Literal["live", "backfill"]
-
-WINDOW_SHARE = 0.2  # of the time the tiles at hand will take, so that a lone frame hardly notices the wait
-SMOOTHING = 0.2  # weight of the newest batch in the measured pace
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _Job:
-    """The tiles of one frame, and what is known of them so far."""
-
-    tiles: Sequence[Tile]
-    answer: asyncio.Future[list[Found]]
-    started: Callable[[], None]
-    arrived: float = field(default_factory=time.monotonic)
-    found: dict[int, Found] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.waiting = deque(range(len(self.tiles)))
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """What the next tile must share with the others of a batch."""
-        tile = self.tiles[self.waiting[0]]
-        return tile.size, tile.mesh, tile.window.shape
-
-    def take(self) -> int:
-        """The index of the next tile; it waits no longer."""
-        if len(self.waiting) == len(self.tiles):
-            self.started()
-        return self.waiting.popleft()
-
-    def keep(self, index: int, found: Found) -> None:
-        """Note a result; the last one is the answer."""
-        self.found[index] = found
-        if len(self.found) == len(self.tiles) and not self.answer.done():
-            self.answer.set_result([self.found[index] for index in range(len(self.tiles))])
-
-    def fail(self, error: Exception) -> None:
-        """Give the frame up."""
-        self.waiting.clear()
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-Batch = list[tuple[_Job, int]]
-
-
-class _Pace:
-    """What the batches so far taught: the time a tile takes, and whether to expect company.
-
-    The time is that of the network alone. Learning the queueing delay as well, as BentoML's
-    batcher does, makes a lone frame wait for a burst that is long over.
-    """
-
-    def __init__(self, max_window: float) -> None:
-        self.max_window = max_window
-        self.tile_seconds = 0.0
-        self.company = 0.0
-
-    def learn(self, seconds: float, batch: Batch) -> None:
-        """Take a finished batch into account; company is expected after company, and soon forgotten."""
-        latest = seconds / len(batch)
-        self.tile_seconds += (SMOOTHING if self.tile_seconds else 1.0) * (latest - self.tile_seconds)
-        shared = len({job for job, _ in batch}) > 1
-        self.company = 1.0 if shared else self.company / 2
-
-    def window(self, tiles: int) -> float:
-        """How long a batch of so few tiles should wait for more, in seconds."""
-        return self.company * min(self.max_window, WINDOW_SHARE * self.tile_seconds * tiles)
 
 
 class TileBatcher:
@@ -136,12 +66,11 @@ class TileBatcher:
         self.on_batch = on_batch
         self.on_fatal = on_fatal
         self.is_lost = is_lost or cuda_is_lost
-        self._pace = _Pace(max_window)
-        self._queues: dict[Priority, deque[_Job]] = {"live": deque(), "backfill": deque()}
-        self._open: set[_Job] = set()
+        self._pace = Pace(max_window)
+        self._turns = Turns()
+        self._open: set[Job] = set()
         self._arrived = asyncio.Event()
         self._closed: Exception | None = None
-        self._turn = 0
         settle = torch.set_num_threads if one_thread else (lambda threads: None)
         self._pool = ThreadPoolExecutor(workers, "network", initializer=settle, initargs=(1,))
         self._tasks: list[asyncio.Task[None]] = []
@@ -149,13 +78,12 @@ class TileBatcher:
     @property
     def queue_tiles(self) -> int:
         """Tiles that wait for the network."""
-        return sum(len(job.waiting) for queue in self._queues.values() for job in queue)
+        return self._turns.tiles
 
     @property
     def oldest_seconds(self) -> float:
         """How long the longest waiting frame has been in the queue; 0 if nothing waits."""
-        arrivals = [job.arrived for queue in self._queues.values() for job in queue]
-        return time.monotonic() - min(arrivals) if arrivals else 0.0
+        return self._turns.oldest_seconds
 
     @property
     def alive(self) -> bool:
@@ -204,8 +132,8 @@ class TileBatcher:
             If the network fails on one of them.
         """
         self.check_room(len(tiles))
-        job = _Job(tiles, asyncio.get_running_loop().create_future(), started)
-        self._queues[priority].append(job)
+        job = Job(tiles, asyncio.get_running_loop().create_future(), started)
+        self._turns.add(job, priority)
         self._open.add(job)
         self._arrived.set()
         try:
@@ -235,30 +163,9 @@ class TileBatcher:
                 await self._arrived.wait()
             if waiting < self.max_batch_tiles:
                 await asyncio.sleep(self._pace.window(waiting))
-            if batch := self._take():  # another worker may have been faster
+            if batch := self._turns.take(self.max_batch_tiles):  # another worker may have been faster
                 self.on_batch(len(batch))
                 return batch
-
-    def _take(self) -> Batch:
-        """One tile of each frame in turn, live frames first, all of one kind."""
-        batch: Batch = []
-        kind = None
-        for queue in self._queues.values():
-            while len(batch) < self.max_batch_tiles and (job := self._pick(queue, kind)):
-                kind = job.kind
-                batch.append((job, job.take()))
-                queue.remove(job)
-                if job.waiting:
-                    queue.append(job)
-        return batch
-
-    def _pick(self, queue: deque[_Job], kind: tuple[object, ...] | None) -> _Job | None:
-        """The frame whose turn it is; every other turn is the newest live one's, so that no burst starves it."""
-        fitting = (job for job in queue if kind in (None, job.kind))
-        self._turn += 1
-        if self._turn % 2 and queue is self._queues["live"]:
-            return max(fitting, key=lambda job: job.arrived, default=None)
-        return next(fitting, None)
 
     async def _run(self, batch: Batch) -> None:
         """Run a batch; where it fails, run its parts, until those that cannot work have failed alone."""
@@ -287,7 +194,7 @@ class TileBatcher:
             self._fail(batch[0][0], error)
             return []
 
-    def _fail(self, job: _Job, error: Exception) -> None:
+    def _fail(self, job: Job, error: Exception) -> None:
         failure = DetectionError("the network failed on this frame")
         failure.__cause__ = error
         job.fail(failure)
@@ -300,12 +207,9 @@ class TileBatcher:
             self._fail(job, error)
         self.on_fatal(error)
 
-    def _drop(self, job: _Job) -> None:
-        job.waiting.clear()
+    def _drop(self, job: Job) -> None:
         self._open.discard(job)
-        for queue in self._queues.values():
-            if job in queue:
-                queue.remove(job)
+        self._turns.drop(job)
 
 
 def cuda_is_lost() -> bool:
@@ -325,7 +229,7 @@ def _halves(batch: Batch) -> list[Batch]:
 
 
 def _frames(batch: Batch) -> list[Batch]:
-    frames: dict[_Job, Batch] = {}
+    frames: dict[Job, Batch] = {}
     for job, index in batch:
         frames.setdefault(job, []).append((job, index))
     return list(frames.values())

@@ -1,12 +1,12 @@
 """From averaged weights to a bundle: choose the threshold, score, write the card."""
 
 import hashlib
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lynceus import __version__
 from lynceus.bundle import Manifest, Provenance, save_bundle
 from lynceus.detector import Detector, DetectorSpec
 from lynceus.network import Network
@@ -75,7 +75,7 @@ def provenance(recipe: Recipe) -> Provenance:
     return Provenance(
         data_fingerprint=hashlib.sha256(sets.encode()).hexdigest(),
         seed=recipe.training[0].seed,
-        code_version=version("lynceus"),
+        code_version=__version__,
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from dataclasses import replace
 from io import BytesIO
 
@@ -10,6 +11,7 @@ from astropy.io import fits
 from astropy.io.votable import parse
 from astropy.io.votable.ucd import check_ucd
 from astropy.table import Table
+from astropy.wcs import WCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -195,13 +197,33 @@ def test_an_error_votable_says_the_error():
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_header_text_breaks_a_format(name):
     block = block_of(2)
-    facts = replace(block.frame.facts, filter=HOSTILE)
+    facts = replace(block.frame.facts, filter=HOSTILE, date_obs=HOSTILE)
     hostile = replace(block, frame=replace(block.frame, facts=facts, name=HOSTILE), warnings=(HOSTILE,))
     data = FORMATS[name].write([hostile])
     if name in READERS:
         assert len(READERS[name][0](data, hostile)) == 2
     if name in ("votable", "sextractor", "ds9", "csv"):
         assert data.isascii()
+
+
+def test_the_ldac_header_holds_what_scamp_asks_for():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cdelt = ["RA---TAN", "DEC--TAN"], [10.0, -20.0], [-3e-4, 3e-4]
+    block = block_of(2)
+    block = replace(block, frame=replace(block.frame, wcs=wcs, facts=Facts(exposure_time=30.0, filter="r")))
+    with fits.open(BytesIO(FORMATS["ldac"].write([block]))) as hdus:
+        cards = hdus["LDAC_IMHEAD"].data["Field Header Card"][0]
+    header = fits.Header.fromstring("".join(f"{card:80s}" for card in cards))
+    assert header[0] is True
+    assert (header["NAXIS1"], header["NAXIS2"], header["EXPTIME"], header["FILTER"]) == (9, 8, 30.0, "r")
+    assert WCS(header).wcs.crval.tolist() == [10.0, -20.0]
+
+
+def test_the_largest_list_is_written_in_time():
+    block = block_of(50_000, unknown=0.1)
+    start = time.process_time()
+    FORMATS["json"].write([block])
+    assert time.process_time() - start < 3  # half of that on an idle core
 
 
 def test_formats_go_by_name_in_any_case():

@@ -85,3 +85,24 @@ def test_the_coarse_pass_adds_what_is_larger_than_the_overlap():
 def test_a_small_frame_needs_no_coarse_pass():
     spec = DetectorSpec(tile=TileSpec(size=128, overlap=32), coarse=4)
     assert not Detector(FixedNetwork(), spec).cut(star_field(200, 200, 3)).coarse
+
+
+def test_tiles_without_anything_on_them_are_not_looked_at():
+    pixels = np.full((300, 300), 7, np.float32)
+    pixels[:, 200:] = np.nan
+    pixels[40, 50] = 60
+
+    class Counting(FixedNetwork):
+        looked = 0
+
+        def __call__(self, tiles):
+            self.looked += len(tiles)
+            return super().__call__(tiles)
+
+    network = Counting()
+    detector = Detector(network, SPEC)
+    cut = detector.cut(Frame(pixels, quantum=1.0))
+    found = detector.join(cut, detector.run(cut.all_tiles))
+    assert len(cut.tiles) == 9
+    assert network.looked == 1
+    assert [axis.tolist() for axis in found.centres] == [[50.0], [40.0]]

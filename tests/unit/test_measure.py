@@ -3,10 +3,12 @@
 import galsim
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lynceus.detections import Detections, box_about
 from lynceus.frame import Facts, Frame
-from lynceus.measure import Flag, MeasureSpec, measure, summarise, unmeasured
+from lynceus.measure import Flag, MeasureSpec, _seeing, measure, summarise, unmeasured
 from lynceus.sky import SkySpec, estimate_sky
 
 SPEC = MeasureSpec()
@@ -134,6 +136,68 @@ def test_no_box_is_an_error(box):
     frame, _, _ = field(count=9)
     strange = Detections(np.array([box], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
     assert len(measured(frame, strange)) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(0, 9),
+    st.sampled_from(["noise", "holes", "flat", "spikes", "huge"]),
+    st.sampled_from([None, 1.5, 1e-300, 1e300]),
+    st.sampled_from([0.0, 1.0, 1e6]),
+)
+def test_no_list_of_boxes_on_any_frame_is_an_error(seed, count, kind, gain, stray):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(8, 120, 2))
+    pixels = rng.normal(0, 10, shape)
+    if kind == "holes":
+        pixels[rng.random(shape) < 0.5] = np.nan
+    elif kind == "flat":
+        pixels[:] = 5
+    elif kind == "spikes":
+        pixels[rng.random(shape) < 0.02] += 1e5
+    elif kind == "huge":
+        pixels *= 1e35
+    frame = Frame(pixels.astype(np.float32), Facts(gain=gain, saturation=1e4, zero_point=25.0), quantum=1.0)
+    centres = rng.uniform(0, 120, (count, 2)) * (1 + stray)
+    half = np.exp(rng.uniform(np.log(0.2), np.log(2000), (count, 2)))
+    boxes = np.concatenate([centres - half, centres + half], axis=1).astype(np.float32)
+    boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
+    found = Detections(boxes, np.ones(len(boxes), np.float32), np.zeros(len(boxes), np.int64))
+    sky = estimate_sky(frame, SkySpec())
+    sources = measure(frame, found, sky, SPEC)
+    assert np.isfinite(sources.x).all()
+    assert np.isfinite(sources.y).all()
+    assert (np.isfinite(sources.flux) | (sources.flags & Flag.INCOMPLETE != 0)).all()
+    limit = summarise(frame, sources, sky, SPEC).limiting_flux
+    assert limit is None or np.isfinite(limit)
+
+
+def test_boxes_off_the_frame_have_a_position_and_nothing_else():
+    frame, _, _ = field(count=4)
+    found = Detections(np.array([[200, 10, 208, 18]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
+    sources = measured(frame, found)
+    assert (sources.x[0], sources.y[0]) == (203.5, 13.5)
+    assert np.isnan(sources.flux).all()
+    assert sources.flags[0] == Flag.TRUNCATED | Flag.INCOMPLETE
+
+
+def test_the_seeing_is_that_of_the_stars_among_galaxies_and_cosmic_rays():
+    rng = np.random.default_rng(5)
+    fwhm = np.concatenate([rng.normal(3, 0.05, 40), rng.uniform(3.5, 15, 60), rng.uniform(1.05, 1.4, 15)])
+    unflagged = np.zeros(len(fwhm), np.int64)
+    assert _seeing(fwhm, np.full(len(fwhm), 100.0), unflagged, SPEC) == pytest.approx(3, rel=0.03)
+    assert _seeing(fwhm, np.full(len(fwhm), 5.0), unflagged, SPEC) is None
+
+
+def test_a_moffat_profile_is_given_its_width():
+    size, fwhm = 64, 4.0
+    light = galsim.Moffat(beta=3, fwhm=fwhm, flux=1e5).drawImage(nx=size, ny=size, scale=1.0, method="no_pixel").array
+    frame = Frame((LEVEL + light + np.random.default_rng(1).normal(0, NOISE, light.shape)).astype(np.float32))
+    centre = np.array([(size - 1) / 2])
+    box = box_about(centre, centre, np.array([10.0]), np.array([10.0])).astype(np.float32)
+    sources = measured(frame, Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64)))
+    assert sources.fwhm[0] == pytest.approx(fwhm, rel=0.05)
 
 
 def test_masked_and_constant_frames_are_measured_without_an_error():
