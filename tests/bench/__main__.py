@@ -5,6 +5,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 
@@ -12,6 +14,8 @@ import httpx
 import numpy as np
 import sep
 import torch
+from astropy.io import fits
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
@@ -29,6 +33,7 @@ from training.simulate import SceneSpec, draw_scene
 ROUNDS = 5
 NAIVE_TILES = 2  # of 81, scaled: the whole loop takes minutes
 SIDE, SOURCES = 4096, 3000
+BURST, LONE = 32, 7  # small frames at once, and one after the other
 FOLDER = Path(".bench")
 console = Console(width=110, highlight=False)
 
@@ -52,8 +57,10 @@ def main() -> None:
         }
         seconds = interleave(contenders)
         peak = peak_memory(port)
+        burst = lone_after_burst(address, data)
     seconds = {name: [t * naive.scale if "naive" in name else t for t in times] for name, times in seconds.items()}
     show(seconds, peak)
+    console.print(f"a lone small frame after a burst of {BURST}, over one before it: {burst:.2f}")
     with (FOLDER / "history.jsonl").open("a") as history:
         history.write(json.dumps({"at": time.time(), "seconds": seconds, "service_peak_bytes": peak}) + "\n")
 
@@ -121,6 +128,29 @@ def interleave(contenders: dict[str, Callable[[], object]]) -> dict[str, list[fl
                 times[name].append(time.perf_counter() - start)
         console.print(f"round {round_} of {ROUNDS}" + ("" if round_ else " (not counted)"))
     return times
+
+
+def lone_after_burst(address: str, data: bytes) -> float:
+    """Median time of a lone small frame after a burst of them, over the median before it."""
+    frame = read_frame(data).pixels
+
+    def ask(number: int) -> float:
+        start = time.perf_counter()
+        post(address, small_frame(frame, number))
+        return time.perf_counter() - start
+
+    before = median(ask(number) for number in range(LONE))
+    with ThreadPoolExecutor(BURST) as clients:
+        list(clients.map(ask, range(100, 100 + BURST)))
+    return median(ask(200 + number) for number in range(LONE)) / before
+
+
+def small_frame(pixels: NDArray[np.float32], number: int) -> bytes:
+    """One tile of the large frame, another for each number."""
+    file = BytesIO()
+    start = 7 * number
+    fits.PrimaryHDU(pixels[start : start + 512, start : start + 512]).writeto(file)
+    return file.getvalue()
 
 
 def peak_memory(port: int) -> int:
