@@ -13,7 +13,7 @@ from torch import Tensor
 from lynceus.detections import Detections
 from lynceus.frame import Frame
 from lynceus.measure import MeasureSpec
-from lynceus.merge import Suppression, merge_passes, merge_tiles
+from lynceus.merge import SizePrior, Suppression, merge_passes, merge_tiles, steady_sizes
 from lynceus.network import RawDetections
 from lynceus.normalise import NormaliseSpec, normalise, stack_tiles
 from lynceus.sky import Sky, SkySpec, estimate_sky
@@ -26,7 +26,7 @@ class DetectorSpec(Spec):
 
     Attributes
     ----------
-    sky, normalise, tile, merge, measure : Spec
+    sky, normalise, tile, merge, sizes, measure : Spec
         Of the stages of that name; `measure` holds the box rule.
     min_score : float
         Default threshold, chosen when the bundle was published.
@@ -38,6 +38,7 @@ class DetectorSpec(Spec):
     normalise: NormaliseSpec = NormaliseSpec()
     tile: TileSpec = TileSpec()
     merge: Suppression = Suppression(by="centre", threshold=0.25)
+    sizes: SizePrior = SizePrior()
     measure: MeasureSpec = MeasureSpec()
     min_score: float = Field(0.5, ge=0, le=1)
     coarse: int = Field(0, ge=0)
@@ -154,7 +155,7 @@ class Detector:
         """Merge what was found in the tiles of a cut into one list."""
         lists = [one.detections for one in found]
         margin, native = self.spec.tile.margin, len(cut.tiles)
-        fine = merge_tiles(lists[:native], cut.tiles, self.spec.merge, margin)
+        fine = steady_sizes(merge_tiles(lists[:native], cut.tiles, self.spec.merge, margin), self.spec.sizes)
         if not cut.coarse:
             return fine
         coarse = merge_tiles(lists[native:], cut.coarse, self.spec.merge, margin).moved(0, 0, self.spec.coarse)

@@ -32,6 +32,59 @@ class Suppression(Spec):
     threshold: float = Field(0.5, ge=0, le=1)
 
 
+class SizePrior(Spec):
+    """What the sure detections of a frame say about the size of the unsure ones.
+
+    Most faint sources are as wide as the optics make them, and their own pixels hardly tell. So a box is drawn towards
+    the typical size of its frame, the more the lower its score; boxes that clearly differ keep their size.
+
+    Attributes
+    ----------
+    weight : float
+        Share of the way (in log size) that a box of score 0 is moved; 0 for none.
+    span : float
+        Boxes larger or smaller than typical by more than this factor are left alone.
+    sure : float
+        Detections with a higher score tell the typical size.
+    least : int
+        With fewer of them, nothing is moved.
+    """
+
+    weight: float = Field(0.8, ge=0, le=1)
+    span: float = Field(1.6, ge=1)
+    sure: float = Field(0.8, ge=0, le=1)
+    least: int = Field(5, ge=1)
+
+
+def steady_sizes(detections: Detections, prior: SizePrior) -> Detections:
+    """Draw the boxes of unsure detections towards the typical size of their frame; centres and scores stay.
+
+    Parameters
+    ----------
+    detections : Detections
+        Of one whole frame.
+    prior : SizePrior
+        How far.
+
+    Returns
+    -------
+    Detections
+        In the same order.
+    """
+    boxes = detections.boxes.astype(np.float64)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    size = np.sqrt(sides.prod(axis=1))
+    sure = detections.scores > prior.sure
+    if prior.weight == 0 or sure.sum() < prior.least:
+        return detections
+    off = np.log(size / np.median(size[sure]))
+    share = prior.weight * np.sqrt(1 - detections.scores) * (np.abs(off) < np.log(prior.span))
+    half = sides / 2 * np.exp(-share * off)[:, None]
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    moved = np.concatenate([centre - half, centre + half], axis=1)
+    return Detections(moved.astype(np.float32), detections.scores, detections.labels)
+
+
 def merge_tiles(found: Sequence[Detections], tiles: Sequence[Tile], spec: Suppression, margin: float) -> Detections:
     """Join what was found in the tiles into one list without duplicates.
 

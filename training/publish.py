@@ -12,6 +12,7 @@ from lynceus.detector import Detector, DetectorSpec
 from lynceus.network import Network
 from training.evaluate import best_threshold, evaluate, evaluate_rival, read_scenes, search, tune_rival
 from training.recipe import Recipe
+from training.rival import RivalSettings
 
 PLACES = 4
 
@@ -59,14 +60,22 @@ def publish(recipe: Recipe, run: Path, store: Path, bundle_version: str, workers
 
 def score(detector: Detector, recipe: Recipe, run: Path) -> dict[str, Any]:
     """Figures of a detector and of its rival on the validation frames; both were tuned on the tuning frames."""
-    tuning = read_scenes(run / recipe.tuning_set.folder, recipe.sky)
     validation = read_scenes(run / recipe.validation_set.folder, recipe.sky)
-    settings, _ = tune_rival(tuning)
+    settings = tuned_rival(recipe, run)
     report = {
         "detector": evaluate(detector, validation, detector.spec.min_score),
         "rival": evaluate_rival(validation, settings),
     }
     return {who: _rounded(figures) for who, figures in report.items()}
+
+
+def tuned_rival(recipe: Recipe, run: Path) -> RivalSettings:
+    """The rival's best settings on the tuning frames; minutes of work, so they are kept in the run's folder."""
+    kept = run / "rival.json"
+    if not kept.exists():
+        settings, _ = tune_rival(read_scenes(run / recipe.tuning_set.folder, recipe.sky))
+        kept.write_text(settings.model_dump_json())
+    return RivalSettings.model_validate_json(kept.read_text())
 
 
 def provenance(recipe: Recipe) -> Provenance:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lynceus.detections import Detections
 from lynceus.frame import Frame
-from lynceus.merge import Suppression, merge_passes, merge_tiles
+from lynceus.merge import SizePrior, Suppression, merge_passes, merge_tiles, steady_sizes
 from lynceus.sky import SkySpec, estimate_sky
 from lynceus.tiling import Tile, TileSpec, cut_tiles, tile_starts
 
@@ -99,3 +99,27 @@ def test_classes_do_not_suppress_each_other():
     assert len(merge_passes(fine, other, BY[0])) == 2
     assert len(merge_passes(fine, fine, BY[0])) == 1
     assert len(merge_passes(Detections.empty(), Detections.empty(), BY[0])) == 0
+
+
+def boxes_of(sides: list[float], scores: list[float]) -> Detections:
+    centres = np.arange(len(sides))[:, None] * 100.0 + 50
+    half = np.array(sides)[:, None] / 2
+    return listed(np.concatenate([centres - half, centres - half, centres + half, centres + half], axis=1), scores)
+
+
+def test_unsure_boxes_are_drawn_towards_the_typical_size_and_others_are_not():
+    before = boxes_of([10, 10, 10, 10, 10, 14, 7, 30], [1, 1, 1, 1, 1, 0.5, 0.75, 0.3])
+    after = steady_sizes(before, SizePrior(weight=0.8, span=1.6))
+    sides = after.boxes[:, 2] - after.boxes[:, 0]
+    np.testing.assert_allclose(sides[:5], 10, atol=1e-4)
+    assert 10 < sides[5] < 14
+    assert 7 < sides[6] < 10
+    assert sides[7] == pytest.approx(30)
+    np.testing.assert_allclose(after.centres, before.centres, atol=1e-4)
+    np.testing.assert_array_equal(after.scores, before.scores)
+
+
+@pytest.mark.parametrize("prior", [SizePrior(weight=0), SizePrior(least=6)])
+def test_without_enough_sure_boxes_nothing_moves(prior):
+    before = boxes_of([10, 10, 10, 10, 10, 14], [1, 1, 1, 1, 1, 0.5])
+    np.testing.assert_array_equal(steady_sizes(before, prior).boxes, before.boxes)
