@@ -184,7 +184,7 @@ def _strip_statistics(strip: NDArray[np.float32], spec: SkySpec) -> tuple[Floats
 def _clipped_mode(ordered: NDArray[np.float32], spec: SkySpec) -> tuple[float, float]:
     """Mode and standard deviation of ordered values, clipped until they settle."""
     pivot = float(ordered[len(ordered) // 2])
-    offsets = ordered.astype(np.float64) - pivot
+    offsets = _without_absurd(ordered.astype(np.float64) - pivot)
     sums = np.concatenate([[0.0], np.cumsum(offsets)])
     squares = np.concatenate([[0.0], np.cumsum(offsets * offsets)])
     low, high = 0, len(offsets)
@@ -197,11 +197,20 @@ def _clipped_mode(ordered: NDArray[np.float32], spec: SkySpec) -> tuple[float, f
             int(np.searchsorted(offsets, median - spec.clip * deviation)),
             int(np.searchsorted(offsets, median + spec.clip * deviation, side="right")),
         )
-        if bounds == (low, high):
+        if bounds == (low, high) or bounds[0] == bounds[1]:
             break
         low, high = bounds
     mode = 2.5 * median - 1.5 * mean if abs(mean - median) < 0.3 * deviation else median
     return pivot + mode, deviation
+
+
+def _without_absurd(offsets: Floats) -> Floats:
+    """Ordered values less those so far out that running sums would lose the others beside them."""
+    count = len(offsets)
+    reach = 1e4 * (offsets[3 * count // 4] - offsets[count // 4])
+    if reach <= 0:
+        return offsets
+    return offsets[np.searchsorted(offsets, -reach) : np.searchsorted(offsets, reach, side="right")]
 
 
 def _median_3x3(grid: Floats, border: Literal["odd", "even"]) -> NDArray[np.float32]:

@@ -112,6 +112,8 @@ def run_sep(data: bytes) -> None:
     """The classical way, in one thread: background, threshold, deblend."""
     pixels = read_frame(data).pixels
     background = sep.Background(pixels)
+    sep.set_extract_pixstack(5_000_000)
+    sep.set_sub_object_limit(20_000)
     sep.extract(pixels - background.back(), 1.5, err=background.rms())
 
 
@@ -149,7 +151,8 @@ def small_frame(pixels: NDArray[np.float32], number: int) -> bytes:
     """One tile of the large frame, another for each number."""
     file = BytesIO()
     start = 7 * number
-    fits.PrimaryHDU(pixels[start : start + 512, start : start + 512]).writeto(file)
+    tile = pixels[start : start + 512, start : start + 512].copy()  # astropy swaps the bytes in place while it writes
+    fits.PrimaryHDU(tile).writeto(file)
     return file.getvalue()
 
 

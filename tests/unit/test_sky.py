@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import sep
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lynceus.frame import Frame, read_frame
@@ -72,6 +72,27 @@ def test_noise_is_never_below_that_of_rounding():
 @pytest.mark.parametrize("value", [0.0, 7.0, -1e20])
 def test_a_constant_frame_has_a_positive_noise(value):
     assert (estimate_sky(Frame(np.full((90, 90), value, np.float32)), SPEC).noise > 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0, 37), st.floats(0, 0.6))
+def test_no_values_are_too_wild(seed, exponent, share):
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(100, 5, (130, 70)).astype(np.float32)
+    wild = rng.random(pixels.shape) < share
+    pixels[wild] = rng.choice([-1, 1], wild.sum()) * 10.0 ** rng.uniform(-exponent, exponent, wild.sum())
+    pixels[rng.random(pixels.shape) < rng.uniform(0, 0.5)] = np.nan
+    sky = estimate_sky(Frame(pixels), SPEC)
+    assert np.isfinite(sky.level).all()
+    assert (sky.noise > 0).all()
+
+
+def test_a_few_absurd_pixels_do_not_matter():
+    pixels = noisy((128, 128))
+    pixels[::9, ::7] = -1e38
+    sky = estimate_sky(Frame(pixels), SPEC)
+    np.testing.assert_allclose(sky.level, 100, atol=1)
+    np.testing.assert_allclose(sky.noise, 5, rtol=0.1)
 
 
 @pytest.mark.parametrize("name", REAL)
