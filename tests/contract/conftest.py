@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -26,12 +27,13 @@ def command(port: int) -> list[str]:
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in SETTINGS.items():
-            patch.setenv(name, value)
-        port = free_port()
-        with running(command(port), port, folder / "log") as running_at:
-            yield running_at
+    port = free_port()
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # for this server alone: others start in the same process
+            for name, value in SETTINGS.items():
+                patch.setenv(name, value)
+            running_at = stack.enter_context(running(command(port), port, folder / "log"))
+        yield running_at
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ def test_the_demo_finds_draws_and_stops(tmp_path):
     assert answer["count"] > 20
     assert len(parse_single_table(tmp_path / "sources.vot").array) == answer["count"]
     assert (tmp_path / "sources.reg").read_text().count("box(") == answer["count"]
-    assert Image.open(tmp_path / "overlay.png").size == (1024, 1024)
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        assert overlay.size == (1024, 1024)
     assert fits.getdata(tmp_path / "simulated.fits").shape == (1024, 1024)
     assert "timings, ms" in done.stdout
 

@@ -7,8 +7,8 @@ from tests.data import STAR_FREE, real_frame, test_data
 SCIENCE = {
     "kids_viking/r": (1500, 8000),
     "eso_ntt_emmi/galaxies": (200, 1500),
-    "panoptes/unsolved": (50, 2000),
-    "panoptes/solved": (50, 2000),
+    "panoptes/unsolved": (50, 4000),
+    "panoptes/solved": (50, 4000),
     "huntsman/science_0": (50, 2000),
     "phosim_decam/img_r": (1, 3000),
 }
