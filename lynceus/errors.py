@@ -52,3 +52,33 @@ class FormatError(LynceusError):
     """No output format of that name."""
 
     code = "no_such_format"
+
+
+class CatalogueError(LynceusError):
+    """The bytes hold no table of sources that can be used."""
+
+    code = "bad_catalogue"
+
+
+class StoreError(LynceusError):
+    """A store holds no such version or track, or cannot do what is asked."""
+
+    code = "store_error"
+
+
+class ConflictError(StoreError):
+    """Somebody else changed the track, or published that version, in the meantime."""
+
+    code = "conflict"
+
+
+class StoreAwayError(StoreError):
+    """The store cannot be reached now; what is in the cache can still be used."""
+
+    code = "store_away"
+
+
+class ComparisonError(LynceusError):
+    """Two versions could not be compared."""
+
+    code = "not_compared"

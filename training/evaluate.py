@@ -13,7 +13,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from lynceus.detections import Detections, Floats
 from lynceus.detector import Detector
-from lynceus.scoring import Counts, Match, count, match_centres
+from lynceus.matching import Counts, Match, count, match_centres
 from lynceus.sky import SkySpec
 from training.rival import GRID, RivalSettings, extract
 from training.tiles import LabelledFrame, read_labelled

@@ -1,4 +1,4 @@
-"""Matching detections with truth, and the figures that follow."""
+"""Which detection is which source, and the counts that follow; works without torch."""
 
 from dataclasses import dataclass
 

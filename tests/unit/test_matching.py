@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynceus.scoring import Counts, count, match_centres
+from lynceus.matching import Counts, count, match_centres
 
 
 def matched(found, sources, ignored=(), radius=3.0, scores=None):
