@@ -1,21 +1,22 @@
 """One version of a detector on disk: manifest, weights, report and card."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from lynceus.detector import Detector, DetectorSpec
+from lynceus.durable import new_folder
 from lynceus.errors import BundleError
 from lynceus.network import Network, NetworkSpec, fold_batch_norms
 from lynceus.spec import Spec
+from lynceus.sums import CARD, MANIFEST, NAME, REPORT, WEIGHTS, label_of, read_file, seal, sha256_of, verify
 
-MANIFEST, WEIGHTS, REPORT, CARD = "manifest.json", "weights.safetensors", "report.json", "card.md"
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 
 
 class Provenance(Spec):
@@ -43,8 +44,8 @@ class Manifest(Spec):
     """What a bundle says of itself; a reader refuses a format or a key it does not know."""
 
     format: Literal[1] = 1
-    name: str
-    version: str
+    name: Name
+    version: Name
     network: NetworkSpec
     detector: DetectorSpec
     weights_sha256: str
@@ -88,16 +89,18 @@ def save_bundle(folder: Path, network: Network, manifest: Manifest, report: dict
     """
     target = folder / manifest.name / manifest.version
     if target.exists():
-        raise BundleError(f"{manifest.name}/{manifest.version} exists already, and versions are immutable")
-    partial = target.with_name(f".{manifest.version}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+        raise _exists(manifest)
     halves = {name: _stored(tensor) for name, tensor in network.state_dict().items()}
-    (partial / WEIGHTS).write_bytes(safetensors.torch.save(halves))  # save_file would leave it to its owner alone
-    manifest = manifest.model_copy(update={"weights_sha256": sha256_of(partial / WEIGHTS)})
-    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-    (partial / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-    (partial / CARD).write_text(card)
-    partial.rename(target)
+    try:
+        with new_folder(target) as partial:
+            (partial / WEIGHTS).write_bytes(safetensors.torch.save(halves))  # save_file leaves it to its owner alone
+            manifest = manifest.model_copy(update={"weights_sha256": sha256_of(partial / WEIGHTS)})
+            (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+            (partial / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+            (partial / CARD).write_text(card)
+            seal(partial)
+    except FileExistsError as error:
+        raise _exists(manifest) from error
     return manifest
 
 
@@ -116,19 +119,17 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu", workers: int =
     Raises
     ------
     BundleError
-        If a file is missing, the manifest is not understood, or the weights are not those it names.
+        If a file is missing or damaged, or the manifest is not understood; the file is named.
     """
+    sums = verify(folder)
     manifest = read_manifest(folder)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise BundleError(f"{folder.name} holds no {WEIGHTS}")
-    if sha256_of(weights) != manifest.weights_sha256:
-        raise BundleError(f"the weights of {manifest.name}/{manifest.version} are not those its manifest names")
+    if sums[WEIGHTS] != manifest.weights_sha256:
+        raise BundleError(f"{label_of(folder)}: {WEIGHTS} is not the file that its {MANIFEST} names")
     network = Network(manifest.network)
     try:
-        network.load_state_dict(safetensors.torch.load_file(weights))
+        network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise BundleError(f"the weights of {manifest.name}/{manifest.version} do not fit its network") from error
+        raise BundleError(f"{label_of(folder)}: {WEIGHTS} does not fit the network of its {MANIFEST}") from error
     fold_batch_norms(network.eval())
     network = network.to(device).to(memory_format=torch.channels_last)
     return Bundle(Detector(network, manifest.detector, device, workers), manifest)
@@ -142,18 +143,34 @@ def read_manifest(folder: Path) -> Manifest:
     BundleError
         If it is missing or not understood.
     """
+    return parse_manifest(read_file(folder, MANIFEST), label_of(folder))
+
+
+def parse_manifest(data: bytes, label: str) -> Manifest:
+    """Read the bytes of a `manifest.json`.
+
+    Parameters
+    ----------
+    data : bytes
+        Of the file.
+    label : str
+        What to call the bundle in errors.
+
+    Raises
+    ------
+    BundleError
+        If it is not understood.
+    """
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_text())
-    except OSError as error:
-        raise BundleError(f"{folder.name} holds no readable {MANIFEST}") from error
+        return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise BundleError(f"the manifest of {folder.name} is not understood: {error.errors()[0]['msg']}") from error
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise BundleError(f"the {MANIFEST} of {label} is not understood: {where or 'JSON'}: {fault['msg']}") from error
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _exists(manifest: Manifest) -> BundleError:
+    return BundleError(f"{manifest.name}/{manifest.version} exists already, and versions are immutable")
 
 
 def _stored(tensor: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,11 @@ def table_of(block: Block, origin: Origin) -> Table:
         table[column.name].unit = column.unit or None
         table[column.name].description = column.described(origin)
         table[column.name].meta["ucd"] = column.ucd
-    table.meta = {"frame": facts_of(block), "model": asdict(block.model), "warnings": list(block.warnings)}
+    table.meta = {
+        "frame": facts_of(block.frame, block.summary),
+        "model": asdict(block.model),
+        "warnings": list(block.warnings),
+    }
     return table
 
 
@@ -80,7 +84,7 @@ def write_json(blocks: Sequence[Block]) -> bytes:
 def _json_block(block: Block) -> dict[str, Any]:
     model = {name: value for name, value in asdict(block.model).items() if name != "classes"}
     return {
-        "frame": facts_of(block),
+        "frame": facts_of(block.frame, block.summary),
         "model": model,
         "warnings": list(block.warnings),
         "timing_ms": block.timing_ms,

@@ -171,9 +171,8 @@ def columns_of(block: Block, origin: Origin) -> Iterator[tuple[Column, NDArray[A
         yield column, values
 
 
-def facts_of(block: Block) -> dict[str, Any]:
-    """What is known of the frame as a whole, in plain types; None where it is unknown."""
-    frame, summary = block.frame, block.summary
+def facts_of(frame: Frame, summary: FrameSummary) -> dict[str, Any]:
+    """What is known of a frame as a whole, in plain types; None where it is unknown."""
     height, width = frame.shape
     return {
         "sha256": frame.sha256,

@@ -82,3 +82,48 @@ class ComparisonError(LynceusError):
     """Two versions could not be compared."""
 
     code = "not_compared"
+
+
+class ServiceError(LynceusError):
+    """The service failed on what it was asked.
+
+    Parameters
+    ----------
+    detail : str
+        What the service says of it.
+    status : int or None
+        Of its HTTP answer; None where there was none.
+    code : str or None
+        The stable name it gives the error, by default that of the class.
+    retry_after : float or None
+        Seconds that it asks to be left alone.
+    """
+
+    code = "service_failed"
+
+    def __init__(
+        self, detail: str, *, status: int | None = None, code: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        self.code = code or type(self).code
+        self.retry_after = retry_after
+
+
+class RefusedError(ServiceError):
+    """The service refuses what it was asked; asking again changes nothing."""
+
+    code = "refused"
+
+
+class UnavailableError(ServiceError):
+    """The service cannot be reached, is full, or was too slow; it may answer later."""
+
+    code = "unavailable"
+
+
+class SpoolError(LynceusError):
+    """The folder watcher cannot use its state folder."""
+
+    code = "bad_spool"

@@ -87,7 +87,11 @@ def _provenance(block: Block) -> list[tuple[str, Any, str]]:
     """Name, value and unit of what a reader must know to trust the table."""
     model = block.model
     made = [("model_name", model.name), ("model_version", model.version), ("model_track", model.track)]
-    facts = {name: value for name, value in facts_of(block).items() if name not in ("shape", "wcs", "sha256")}
+    facts = {
+        name: value
+        for name, value in facts_of(block.frame, block.summary).items()
+        if name not in ("shape", "wcs", "sha256")
+    }
     height, width = block.frame.shape
     rows: list[tuple[str, Any, str]] = [(name, plain(value), "") for name, value in made]
     rows += [("model_sha256", model.sha256, ""), ("frame_sha256", block.frame.sha256, "")]

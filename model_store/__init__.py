@@ -1,6 +1,13 @@
-"""Versions of detectors: where they lie and which one is the default."""
+"""Versions of detectors, where they lie, and the tracks that point to them; imports neither torch nor boto3."""
 
 from pathlib import Path
+
+from model_store.opening import open_store
+from model_store.refs import Ref
+from model_store.store import Progress, Store
+from model_store.tracks import Step, Track
+
+__all__ = ["BUNDLES", "DEFAULT", "Progress", "Ref", "Step", "Store", "Track", "default_bundle", "open_store"]
 
 BUNDLES = Path(__file__).parent / "bundles"
 DEFAULT = BUNDLES / "compact" / "0.1.0"

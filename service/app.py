@@ -14,17 +14,19 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from lynceus.bundle import Bundle, read_manifest
-from lynceus.catalogue import Block
+from lynceus.bundle import Bundle
+from lynceus.catalogue import SCHEMA_VERSION, Block, ModelInfo
 from lynceus.errors import LynceusError
 from service import openapi
 from service.errors import add_error_handlers
 from service.finder import Finder
 from service.formats import choose_format
 from service.front import Front
+from service.keeper import check_store
 from service.metrics import Metrics
-from service.question import read_question
+from service.question import EvaluateQuestion, Question, read_question
 from service.refusals import BadParameterError
+from service.served import STABLE
 from service.settings import Settings
 from service.watch import Stopwatch, deadline
 
@@ -68,33 +70,49 @@ async def detect(request: Request) -> Response:
     """Find the sources in a frame: a multipart form with the part `frame`, or the raw FITS file as the body."""
     start = time.perf_counter()
     finder, metrics = _finder(request), request.app.state.metrics
-    outcome = "internal_error"
+    outcome, track = "internal_error", STABLE
     try:
-        question, warnings = read_question(request.query_params)
+        question, warnings = read_question(request.query_params, Question)
         chosen = choose_format(question.format, request.headers.get("accept"))
         async with deadline(_seconds(question.deadline, finder.settings)):
             blocks = _warned(await finder.answer(request, question), warnings)
+            track = blocks[0].model.track
             encoding = Stopwatch()
             body = await asyncio.to_thread(chosen.write, blocks)
             encoding.lap("encode")
-            metrics.stage_seconds.labels("encode", finder.served.track).observe(encoding.seconds["encode"])
+            metrics.stage_seconds.labels("encode", track).observe(encoding.seconds["encode"])
         outcome = "ok"
-        return Response(body, media_type=chosen.media_type, headers=_server_timing(blocks, encoding))
+        headers = named(blocks[0].model) | _server_timing(blocks[0].timing_ms | encoding.milliseconds)
+        return Response(body, media_type=chosen.media_type, headers=headers)
     except LynceusError as error:
         outcome = error.code
         raise
     finally:
-        metrics.frame_seconds.labels(finder.served.track, outcome).observe(time.perf_counter() - start)
+        metrics.frame_seconds.labels(track, outcome).observe(time.perf_counter() - start)
 
 
 routes.post("/detect", operation_id="detect", **openapi.DETECT)(detect)
 routes.put("/detect", operation_id="detect_put", **openapi.DETECT)(detect)
 
 
-@routes.get("/models", summary="The versions that are loaded")
-async def models(request: Request) -> list[dict[str, Any]]:
-    """Name, version, track, sha256, classes and scores of every version."""
-    return [_finder(request).served.described()]
+async def evaluate(request: Request) -> Response:
+    """Score a version, or somebody else's list, on a frame against a catalogue: a form with both."""
+    finder = _finder(request)
+    question, warnings = read_question(request.query_params, EvaluateQuestion)
+    async with deadline(_seconds(question.deadline, finder.settings)):
+        scored = await finder.evaluate(request, question)
+        page = question.format == "html"
+        body = await asyncio.to_thread(scored.page if page else scored.json, warnings)
+    return Response(body, media_type="text/html" if page else "application/json", headers=named(scored.model))
+
+
+routes.post("/evaluate", operation_id="evaluate", **openapi.EVALUATE)(evaluate)
+
+
+@routes.get("/models", summary="The versions that are loaded, and what the tracks point to")
+async def models(request: Request) -> dict[str, Any]:
+    """Name, version, tracks, sha256, classes and scores of every version; who set the tracks, when and why."""
+    return {"schema_version": SCHEMA_VERSION, **_finder(request).keeper.described()}
 
 
 @routes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
@@ -129,7 +147,7 @@ def check_start(app: FastAPI) -> None:
     settings: Settings = app.state.settings
     settings.chosen_device()
     if app.state.bundle is None:
-        read_manifest(settings.bundle)
+        check_store(settings)
 
 
 def is_ready(app: FastAPI) -> bool:
@@ -178,7 +196,11 @@ def _warned(blocks: list[Block], warnings: tuple[str, ...]) -> list[Block]:
     return [replace(block, warnings=(*block.warnings, *warnings)) for block in blocks]
 
 
-def _server_timing(blocks: list[Block], encoding: Stopwatch) -> dict[str, str]:
+def _server_timing(stages: dict[str, float]) -> dict[str, str]:
     """The stages as a header too: encoding ends when the body is written, and cannot be told in it."""
-    stages = blocks[0].timing_ms | encoding.milliseconds
     return {"Server-Timing": ", ".join(f"{stage};dur={milliseconds:.2f}" for stage, milliseconds in stages.items())}
+
+
+def named(model: ModelInfo) -> dict[str, str]:
+    """The version that made an answer, for the formats that have no place for it."""
+    return {"X-Lynceus-Model": f"{model.name}/{model.version}", "X-Lynceus-Track": model.track}

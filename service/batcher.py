@@ -16,22 +16,18 @@ from lynceus.errors import DetectionError
 from lynceus.tiling import Tile
 from service.pace import Pace
 from service.refusals import OverloadedError
-from service.turns import Batch, Job, Priority, Turns
-
-Infer = Callable[[Sequence[Tile]], list[Found]]
+from service.turns import SHADOW, Batch, Infer, Job, Priority, Turns
 
 logger = logging.getLogger(__name__)
 
 
 class TileBatcher:
-    """A bounded queue of tiles in front of a network.
+    """A bounded queue of tiles in front of a device; each frame says which network shall look at it.
 
     Parameters
     ----------
-    infer : callable
-        Looks at the tiles of one batch; called in a worker thread.
     workers : int
-        Threads that call it.
+        Threads that run networks.
     one_thread : bool
         Keep torch from starting threads of its own in each worker, as is best on a CPU.
     max_batch_tiles, max_queue_tiles : int
@@ -44,11 +40,15 @@ class TileBatcher:
         Told of an error after which this process can do no more work.
     is_lost : callable
         Whether the device stopped answering for good; asked after a failure.
+
+    Attributes
+    ----------
+    owed_frames : int
+        Frames admitted so far that a caller waited for.
     """
 
     def __init__(
         self,
-        infer: Infer,
         *,
         workers: int = 1,
         one_thread: bool = True,
@@ -59,7 +59,6 @@ class TileBatcher:
         on_fatal: Callable[[Exception], None] = lambda error: None,
         is_lost: Callable[[], bool] | None = None,
     ) -> None:
-        self.infer = infer
         self.workers = workers
         self.max_batch_tiles = max_batch_tiles
         self.max_queue_tiles = max_queue_tiles
@@ -68,6 +67,7 @@ class TileBatcher:
         self.is_lost = is_lost or cuda_is_lost
         self._pace = Pace(max_window)
         self._turns = Turns()
+        self.owed_frames = 0
         self._open: set[Job] = set()
         self._arrived = asyncio.Event()
         self._closed: Exception | None = None
@@ -77,8 +77,8 @@ class TileBatcher:
 
     @property
     def queue_tiles(self) -> int:
-        """Tiles that wait for the network."""
-        return self._turns.tiles
+        """Tiles that wait for the network, and callers for them."""
+        return self._turns.owed_tiles
 
     @property
     def oldest_seconds(self) -> float:
@@ -104,7 +104,11 @@ class TileBatcher:
         await asyncio.to_thread(self._pool.shutdown)
 
     async def submit(
-        self, tiles: Sequence[Tile], priority: Priority = "live", started: Callable[[], None] = lambda: None
+        self,
+        tiles: Sequence[Tile],
+        infer: Infer,
+        priority: Priority = "live",
+        started: Callable[[], None] = lambda: None,
     ) -> list[Found]:
         """Look at the tiles of one frame.
 
@@ -114,8 +118,10 @@ class TileBatcher:
         ----------
         tiles : sequence of Tile
             Admitted all or none.
-        priority : {"live", "backfill"}
-            Backfill takes what live frames leave.
+        infer : callable
+            Looks at the tiles of one batch; called in a worker thread. Tiles for two networks never share a batch.
+        priority : {"live", "backfill", "shadow"}
+            Backfill takes what live frames leave, shadow what both leave.
         started : callable
             Told when the first tile leaves the queue.
 
@@ -131,9 +137,11 @@ class TileBatcher:
         DetectionError
             If the network fails on one of them.
         """
-        self.check_room(len(tiles))
-        job = Job(tiles, asyncio.get_running_loop().create_future(), started)
-        self._turns.add(job, priority)
+        if priority != SHADOW:
+            self.check_room(len(tiles))
+            self.owed_frames += 1
+        job = Job(tiles, infer, asyncio.get_running_loop().create_future(), started, priority)
+        self._turns.add(job)
         self._open.add(job)
         self._arrived.set()
         try:
@@ -158,7 +166,7 @@ class TileBatcher:
     async def _next(self) -> Batch:
         """Wait for tiles, then a little for company."""
         while True:
-            while not (waiting := self.queue_tiles):
+            while not (waiting := self._turns.tiles):
                 self._arrived.clear()
                 await self._arrived.wait()
             if waiting < self.max_batch_tiles:
@@ -177,7 +185,8 @@ class TileBatcher:
         tiles = [job.tiles[index] for job, index in batch]
         start = time.perf_counter()
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._pool, self.infer, tiles)
+            infer = batch[0][0].infer
+            found = await asyncio.get_running_loop().run_in_executor(self._pool, infer, tiles)
             for (job, index), one in zip(batch, found, strict=True):
                 job.keep(index, one)
             self._pace.learn(time.perf_counter() - start, batch)

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from lynceus.catalogue import write_error_votable
-from lynceus.errors import FormatError, FrameError, LynceusError, NotFitsError, TooLargeError
+from lynceus.errors import CatalogueError, FormatError, FrameError, LynceusError, NotFitsError, TooLargeError
 from service.formats import VOTABLE, wants_votable
 from service.refusals import (
     BadParameterError,
@@ -30,6 +30,7 @@ STATUSES: dict[type[LynceusError], int] = {
     TooLargeError: 413,
     NotFitsError: 415,
     FrameError: 422,
+    CatalogueError: 422,
     ClientGoneError: CLIENT_GONE,
     OverloadedError: 503,
     DeadlineError: 504,
@@ -41,7 +42,7 @@ MEANINGS = {
     408: "The upload was too slow",
     413: "The upload, or what is in it, passes a limit",
     415: "Not FITS",
-    422: "FITS, but no usable frame",
+    422: "FITS, but no usable frame; or a catalogue that cannot be read or does not fit the frame",
     500: "The server failed",
     503: "No room now; see Retry-After",
     504: "The deadline passed",

@@ -1,29 +1,35 @@
-"""What lives as long as the server: the version, the queue, and the requests in progress."""
+"""What lives as long as the server: the versions, the queue, and the requests in progress."""
 
-import asyncio
 import logging
 import os
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from threading import Timer
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from lynceus.bundle import Bundle
 from lynceus.catalogue import Block
 from service.batcher import TileBatcher
+from service.evaluator import Evaluated, Evaluator
 from service.flights import Flights
 from service.frames import Pipeline
+from service.keeper import Keeper
 from service.metrics import Metrics
-from service.question import Question
+from service.question import EvaluateQuestion, Question
 from service.refusals import OverloadedError
-from service.served import Served, load_served, warm_up
+from service.served import Served
 from service.settings import Settings
-from service.upload import Upload, receive
-from service.watch import unless_gone
+from service.shadow import Shadow
+from service.upload import DETECT_PARTS, EVALUATE_PARTS, Upload, receive
+from service.watch import Stopwatch, unless_gone
 
 FATAL_STATUS = 70  # exit status of the process: EX_SOFTWARE
 FATAL_DELAY = 1.0  # seconds in which the requests in flight still get their error
+GPU_BATCH = 32  # tiles
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -37,28 +43,37 @@ class Finder:
     metrics : Metrics
         Told of what happens.
     bundle : Bundle or None
-        Served instead of the one in the settings: tests have no weights.
+        Served instead of those in the settings: tests have no weights.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, bundle: Bundle | None = None) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.served = Served(bundle) if bundle else self._load()
+        self.keeper = Keeper(settings, metrics, bundle)
         self.batcher = self._batcher()
-        self.pipeline = Pipeline(self.served, self.batcher, settings, metrics)
-        self._flights: Flights[list[Block]] = Flights()
+        self.pipeline = Pipeline(self.batcher, settings, metrics)
+        self.evaluator = Evaluator(self.pipeline)
+        self._flights: Flights[Any] = Flights()
         self._uploads = 0
+        self.shadow = Shadow(
+            self.pipeline, settings, metrics, canary=lambda: self.keeper.lineup.other, busy=self.is_busy
+        )
 
     async def start(self) -> None:
-        """Warm up, then begin to work."""
-        await asyncio.to_thread(warm_up, self.served.bundle.detector)
+        """Load the versions, then begin to work."""
+        await self.keeper.start()
         self.batcher.start()
-        info = self.served.info
-        self.metrics.model.labels(info.name, info.version, info.track, info.sha256).set(1)
+        self.shadow.start()
 
     async def close(self) -> None:
         """Finish what is in flight."""
+        await self.keeper.close()
+        await self.shadow.close()
         await self.batcher.close()
+
+    def is_busy(self) -> bool:
+        """Whether a caller waits for anything."""
+        return self._uploads > 0 or len(self._flights) > 0
 
     async def answer(self, request: Request, question: Question) -> list[Block]:
         """Receive a request's files and find the sources in them; one block a frame.
@@ -68,41 +83,77 @@ class Finder:
         LynceusError
             For whatever reason there is no answer.
         """
-        self.served.check_name(question.model)
-        self.batcher.check_room()  # before the upload is read and decoded for nothing
-        upload = self._open_upload()
+        asked = self.keeper.lineup.asked(question.model)
+        upload = await self._receive(request, DETECT_PARTS, ("frame",))
+        served = asked or self.keeper.lineup.drawn(upload.sha256, self.settings.canary_traffic)
+        work = partial(self._find, served, upload, question, drawn=asked is None)
+        return await self._fly(request, upload, (served.track, served.ref, question.work), work)
+
+    async def evaluate(self, request: Request, question: EvaluateQuestion) -> Evaluated:
+        """Receive a frame and a catalogue, and score a version, or somebody else's list, against it.
+
+        Raises
+        ------
+        LynceusError
+            For whatever reason there is no answer.
+        """
+        served = self.keeper.lineup.asked(question.model) or self.keeper.lineup.stable
+        upload = await self._receive(request, EVALUATE_PARTS, ("frame", "catalogue"))
+        work = partial(self.evaluator.evaluate, served, upload, question)
+        return await self._fly(request, upload, (served.track, served.ref, question), work)
+
+    async def _find(self, served: Served, upload: Upload, question: Question, *, drawn: bool) -> list[Block]:
+        watch = Stopwatch()
+        opened = await self.pipeline.open(served, upload, question.hdu, watch)
+        stable = self.keeper.lineup.stable
         try:
-            await receive(request, upload, self.settings.max_upload_bytes, self.settings.upload_timeout)
+            blocks = await self.pipeline.find(served, opened, question, watch)
+        except Exception as error:
+            if not drawn or served.bundle is stable.bundle or isinstance(error, OverloadedError):
+                raise
+            logger.exception("the canary %s failed on a frame, which stable %s gets", served.ref, stable.ref)
+            self.metrics.canary_frames.labels("failed").inc()
+            opened = await self.pipeline.reopen(stable, opened.frames, watch)
+            return await self.pipeline.find(stable, opened, question, watch)
+        if served.bundle is stable.bundle:
+            self.shadow.offer(upload.sha256, blocks, question)
+        return blocks
+
+    async def _receive(self, request: Request, parts: Sequence[str], required: Sequence[str]) -> Upload:
+        """Receive the files of a request, unless there is no room for it: nothing is then read or decoded in vain."""
+        self.batcher.check_room()
+        upload = self._open_upload(parts)
+        limits = self.settings
+        try:
+            await receive(request, upload, limits.max_upload_bytes, limits.upload_timeout, required)
         except BaseException:
             upload.close()
             raise
-        work = partial(self.pipeline.find, upload, question)
-        with self._flights.board((upload.key, question.work), work, upload.close) as answer:
+        return upload
+
+    async def _fly(
+        self, request: Request, upload: Upload, what: object, work: Callable[[], Coroutine[Any, Any, T]]
+    ) -> T:
+        """Do the work, once for all who ask for the same, for as long as one of them waits."""
+        with self._flights.board((upload.key, what), work, upload.close) as answer:
             return await unless_gone(request, answer)
 
-    def _open_upload(self) -> Upload:
+    def _open_upload(self, parts: Sequence[str]) -> Upload:
         if self._uploads >= self.settings.max_uploads:
             raise OverloadedError(f"{self._uploads} uploads are in progress, and no more are taken")
         self._uploads += 1
-        return Upload(on_close=self._upload_closed)
+        return Upload(self._upload_closed, parts)
 
     def _upload_closed(self) -> None:
         self._uploads -= 1
 
-    def _load(self) -> Served:
-        try:
-            return load_served(self.settings)
-        except Exception:
-            self.metrics.load_failures.inc()
-            raise
-
     def _batcher(self) -> TileBatcher:
-        detector, settings = self.served.bundle.detector, self.settings
+        settings = self.settings
+        on_cpu = settings.chosen_device().type == "cpu"
         return TileBatcher(
-            detector.infer,
-            workers=detector.workers,
-            one_thread=detector.device.type == "cpu",
-            max_batch_tiles=settings.max_batch_tiles or detector.batch,
+            workers=settings.cores if on_cpu else 1,
+            one_thread=on_cpu,
+            max_batch_tiles=settings.max_batch_tiles or (1 if on_cpu else GPU_BATCH),
             max_queue_tiles=settings.max_queue_tiles,
             max_window=settings.max_window,
             on_batch=self.metrics.count_batch,

@@ -20,6 +20,10 @@ class Flights(Generic[T]):
     def __init__(self) -> None:
         self._open: dict[Hashable, _Flight[T]] = {}
 
+    def __len__(self) -> int:
+        """How many pieces are in progress."""
+        return len(self._open)
+
     @contextmanager
     def board(
         self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]], release: Callable[[], None]

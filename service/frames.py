@@ -1,4 +1,4 @@
-"""An upload to blocks of sources: the pipeline of one request, one stage a line."""
+"""An upload to frames, and frames to blocks of sources: the pipeline of one request, one stage a line."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lynceus.catalogue import Block
 from lynceus.detections import Detections
-from lynceus.detector import Cut, Found
+from lynceus.detector import Cut, Detector, Found
 from lynceus.frame import Frame, read_frame, read_frames, read_plane
 from lynceus.measure import FrameSummary, Sources, measure, summarise, unmeasured
 from service.batcher import TileBatcher
@@ -19,6 +19,7 @@ from service.metrics import Metrics
 from service.question import Question
 from service.served import Served
 from service.settings import Settings
+from service.turns import SHADOW, Priority
 from service.upload import Upload
 from service.watch import Stopwatch
 
@@ -42,56 +43,90 @@ class Measured:
     summary: FrameSummary
 
 
-class Pipeline:
-    """Finds the sources of uploads with one version.
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """Frames, and the tiles that one version looks at."""
 
-    Cancelling `find` stops it between two stages and takes its tiles out of the queue.
+    frames: Sequence[Frame]
+    cuts: Sequence[Cut]
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A frame cut for a version, and all that its network found there, at any score, by falling score."""
+
+    cut: Cut
+    detections: Detections
+    capped: int
+
+
+class Pipeline:
+    """Finds the sources of uploads.
+
+    Cancelling a call stops it between two stages and takes its tiles out of the queue.
 
     Parameters
     ----------
-    served : Served
-        The version.
     batcher : TileBatcher
-        In front of its network.
+        In front of the device.
     settings : Settings
         Limits.
     metrics : Metrics
         Told of every stage.
     """
 
-    def __init__(self, served: Served, batcher: TileBatcher, settings: Settings, metrics: Metrics) -> None:
-        self.served = served
-        self.detector = served.bundle.detector
+    def __init__(self, batcher: TileBatcher, settings: Settings, metrics: Metrics) -> None:
         self.batcher = batcher
         self.settings = settings
         self.metrics = metrics
         self._decoding = asyncio.Semaphore(settings.max_decodes)
 
-    async def find(self, upload: Upload, question: Question) -> list[Block]:
-        """Find the sources in every frame asked for; the upload's files are gone once they are read."""
-        watch = Stopwatch()
+    async def open(self, served: Served, upload: Upload, hdu: str | None, watch: Stopwatch) -> Opened:
+        """Read every frame asked for, under the masks that came with it, and make it ready for a version."""
         async with self._decoding:
-            frames = await asyncio.to_thread(self._decode, upload, question)
+            frames = await asyncio.to_thread(self._decode, upload, hdu)
             upload.close()
             watch.lap("decode")
-            cuts = await asyncio.to_thread(self._cut, frames)
-            watch.lap("tile")
-        found = await self._look(cuts, question, watch)
-        watch.lap("infer")
-        kept = await asyncio.to_thread(self._merge, cuts, found, question)
-        watch.lap("merge")
-        measured = await asyncio.to_thread(self._measure, frames, kept, cuts, question)
-        watch.lap("measure")
-        self._count(watch, kept, found)
-        return self._blocks(frames, found, kept, measured, watch)
+            return await self._cut(served, frames, watch)
 
-    def _decode(self, upload: Upload, question: Question) -> list[Frame]:
+    async def reopen(self, served: Served, frames: Sequence[Frame], watch: Stopwatch) -> Opened:
+        """Make frames ready for another version."""
+        async with self._decoding:
+            return await self._cut(served, frames, watch)
+
+    async def find(
+        self, served: Served, opened: Opened, question: Question, watch: Stopwatch, *, shadow: bool = False
+    ) -> list[Block]:
+        """Find the sources in frames that were made ready for this version."""
+        looked = await self.look(served, opened, SHADOW if shadow else question.priority, watch)
+        kept = [self._keep(one.detections, served, question) for one in looked]
+        measured = await asyncio.to_thread(self._measure, opened.frames, kept, looked, served, question)
+        watch.lap("measure")
+        if not shadow:
+            self._count(served.track, watch, kept, looked)
+        return self._blocks(opened.frames, looked, kept, measured, served, watch)
+
+    async def look(self, served: Served, opened: Opened, priority: Priority, watch: Stopwatch) -> list[Looked]:
+        """Show the frames to a version's network."""
+        detector, cuts = served.detector, opened.cuts
+        found = await self._infer(cuts, detector, priority, watch)
+        watch.lap("infer")
+        joined = await asyncio.to_thread(lambda: list(map(detector.join, cuts, found)))
+        watch.lap("merge")
+        return [Looked(cut, one, _capped(tiles)) for cut, one, tiles in zip(cuts, joined, found, strict=True)]
+
+    async def _cut(self, served: Served, frames: Sequence[Frame], watch: Stopwatch) -> Opened:
+        cuts = await asyncio.to_thread(lambda: [served.detector.cut(frame) for frame in frames])
+        watch.lap("tile")
+        return Opened(frames, cuts)
+
+    def _decode(self, upload: Upload, hdu: str | None) -> list[Frame]:
         data = upload.read("frame") or b""
         limits, keywords = self.settings.limits, self.settings.keywords
-        if question.hdu is not None and question.hdu.lower() == ALL:
+        if hdu is not None and hdu.lower() == ALL:
             frames = read_frames(data, limits=limits, keywords=keywords)
         else:
-            frames = [read_frame(data, question.hdu, limits=limits, keywords=keywords)]
+            frames = [read_frame(data, hdu, limits=limits, keywords=keywords)]
         mask, weight = upload.read("mask"), upload.read("weight")
         return [self._masked(frame, mask, weight) for frame in frames]
 
@@ -106,22 +141,18 @@ class Pipeline:
     def _plane(self, data: bytes, frame: Frame) -> NDArray[np.float32]:
         return read_plane(data, frame.shape, limits=self.settings.limits)
 
-    def _cut(self, frames: Sequence[Frame]) -> list[Cut]:
-        return [self.detector.cut(frame) for frame in frames]
-
-    async def _look(self, cuts: Sequence[Cut], question: Question, watch: Stopwatch) -> list[list[Found]]:
+    async def _infer(
+        self, cuts: Sequence[Cut], detector: Detector, priority: Priority, watch: Stopwatch
+    ) -> list[list[Found]]:
         """Show the network the tiles of all frames at once, so that they are admitted all or none."""
         tiles = [tile for cut in cuts for tile in cut.all_tiles]
-        found = await self.batcher.submit(tiles, question.priority, started=partial(watch.lap, "queue"))
+        found = await self.batcher.submit(tiles, detector.infer, priority, started=partial(watch.lap, "queue"))
         ends = accumulate((len(cut.all_tiles) for cut in cuts), initial=0)
         return [found[start:end] for start, end in pairwise(ends)]
 
-    def _merge(self, cuts: Sequence[Cut], found: Sequence[list[Found]], question: Question) -> list[Kept]:
-        return [self._keep(self.detector.join(cut, one), question) for cut, one in zip(cuts, found, strict=True)]
-
-    def _keep(self, detections: Detections, question: Question) -> Kept:
+    def _keep(self, detections: Detections, served: Served, question: Question) -> Kept:
         """The best of what is above the threshold; detections come by falling score."""
-        threshold = self.detector.spec.min_score if question.min_score is None else question.min_score
+        threshold = served.detector.spec.min_score if question.min_score is None else question.min_score
         most = self.settings.max_detections
         if question.max_detections is not None:
             most = min(most, question.max_detections)
@@ -129,29 +160,34 @@ class Pipeline:
         return Kept(above[:most], len(above) > most, most)
 
     def _measure(
-        self, frames: Sequence[Frame], kept: Sequence[Kept], cuts: Sequence[Cut], question: Question
+        self,
+        frames: Sequence[Frame],
+        kept: Sequence[Kept],
+        looked: Sequence[Looked],
+        served: Served,
+        question: Question,
     ) -> list[Measured]:
-        spec, measured = self.detector.spec.measure, []
-        for frame, one, cut in zip(frames, kept, cuts, strict=True):
-            found = one.detections
-            sources = measure(frame, found, cut.sky, spec) if question.measure else unmeasured(frame, found)
-            measured.append(Measured(sources, summarise(frame, sources, cut.sky, spec)))
+        spec, measured = served.detector.spec.measure, []
+        for frame, one, seen in zip(frames, kept, looked, strict=True):
+            found, sky = one.detections, seen.cut.sky
+            sources = measure(frame, found, sky, spec) if question.measure else unmeasured(frame, found)
+            measured.append(Measured(sources, summarise(frame, sources, sky, spec)))
         return measured
 
-    def _count(self, watch: Stopwatch, kept: Sequence[Kept], found: Sequence[list[Found]]) -> None:
-        track = self.served.track
+    def _count(self, track: str, watch: Stopwatch, kept: Sequence[Kept], looked: Sequence[Looked]) -> None:
         for stage, seconds in watch.seconds.items():
             self.metrics.stage_seconds.labels(stage, track).observe(seconds)
         for one in kept:
             self.metrics.detections.labels(track).observe(len(one.detections))
-        self.metrics.capped.inc(sum(_capped(one) for one in found))
+        self.metrics.capped.inc(sum(one.capped for one in looked))
 
     def _blocks(
         self,
         frames: Sequence[Frame],
-        found: Sequence[list[Found]],
+        looked: Sequence[Looked],
         kept: Sequence[Kept],
         measured: Sequence[Measured],
+        served: Served,
         watch: Stopwatch,
     ) -> list[Block]:
         return [
@@ -159,23 +195,23 @@ class Pipeline:
                 frame=frame,
                 sources=result.sources,
                 summary=result.summary,
-                model=self.served.info,
-                warnings=(*frame.warnings, *_cap_warning(looked)),
+                model=served.info,
+                warnings=(*frame.warnings, *cap_warning(seen)),
                 timing_ms=watch.milliseconds,
                 overflow=one.overflow,
                 limit=one.limit,
             )
-            for frame, looked, one, result in zip(frames, found, kept, measured, strict=True)
+            for frame, seen, one, result in zip(frames, looked, kept, measured, strict=True)
         ]
+
+
+def cap_warning(looked: Looked) -> tuple[str, ...]:
+    """Say where the list is not complete."""
+    if not looked.capped:
+        return ()
+    tiles = len(looked.cut.all_tiles)
+    return (f"{looked.capped} of {tiles} tiles reached a limit of the network; faint sources there may be missing",)
 
 
 def _capped(found: Sequence[Found]) -> int:
     return sum(one.capped for one in found)
-
-
-def _cap_warning(found: Sequence[Found]) -> tuple[str, ...]:
-    """Say where the list is not complete."""
-    capped = _capped(found)
-    if not capped:
-        return ()
-    return (f"{capped} of {len(found)} tiles reached a limit of the network; faint sources there may be missing",)

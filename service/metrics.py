@@ -16,6 +16,13 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # set by BentoML: values live in file
 LIVE_GAUGE = re.compile(r"gauge_live\w+_(\d+)\.db")
 STAGE_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+CANARY_SHIFTS = (
+    ("score_shift", "Absolute change of the score of a matched detection.", (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)),
+    ("flux_shift_ratio", "Absolute relative change of its flux.", (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)),
+    ("centroid_shift_pixels", "Distance between its box centres.", (0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 5)),
+    ("box_iou", "Intersection over union of its boxes.", (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)),
+    ("latency_ratio", "Time of the canary over that of stable, a frame.", (0.25, 0.5, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)),
+)
 DETECTION_BUCKETS = (0, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
 
@@ -54,6 +61,17 @@ class Metrics:
         self.tiles = self._counter("lynceus_tiles", "Tiles the network took.")
         self.capped = self._counter("lynceus_capped_tiles", "Tiles in which a cap ended the list of detections.")
         self.load_failures = self._counter("lynceus_model_load_failures", "Bundles that could not be loaded.")
+        self.canary_frames = self._counter(
+            "lynceus_canary_frames", "Frames the canary was tried out on, by what came of it.", ["outcome"]
+        )
+        self.canary_detections = self._counter(
+            "lynceus_canary_detections",
+            "Detections of both versions (matched), of stable alone (lost), of the canary alone (gained).",
+            ["outcome", "snr"],
+        )
+        self.canary_shifts = {
+            name: self._histogram(f"lynceus_canary_{name}", text, buckets) for name, text, buckets in CANARY_SHIFTS
+        }
         self.queue_tiles = self._gauge("lynceus_queue_tiles", "Tiles that wait for the network.")
         self.queue_oldest = self._gauge(
             "lynceus_queue_oldest_seconds", "Age of the frame that waits longest.", mode="livemax"

@@ -1,11 +1,12 @@
-"""What the OpenAPI page says of `/detect`; the parameters come from `Question`, the formats from the catalogue."""
+"""What the OpenAPI page says of `/detect` and `/evaluate`; parameters, formats and figures come from the code."""
 
 from typing import Any
 
 from lynceus.catalogue import COLUMNS, FORMATS
+from lynceus.evaluation import Evaluation
 from service.errors import MEANINGS, PROBLEM
 from service.formats import VOTABLE
-from service.question import openapi_parameters
+from service.question import EvaluateQuestion, Question, openapi_parameters
 
 DESCRIPTION = """POST a telescope frame, get every astronomical source in it back.
 
@@ -17,6 +18,30 @@ VOTable, FITS, LDAC, SExtractor and DS9 count 1-based, as is the custom there: `
 """
 
 _FILE = {"type": "string", "contentMediaType": "application/fits"}
+_FRAME_PARTS = {
+    "frame": _FILE | {"description": "The frame."},
+    "mask": _FILE | {"description": "FITS image of the frame's shape; what is not 0 is bad."},
+    "weight": _FILE | {"description": "FITS image of the frame's shape; what is not above 0 is bad."},
+}
+_TABLE = {"type": "string", "contentMediaType": "application/octet-stream"}
+_TABLE_FORMATS = "SExtractor ASCII_HEAD, FITS_LDAC, FITS table, VOTable, ECSV, CSV or JSON; plain or .gz"
+_EVALUATE_BODY = {
+    "required": True,
+    "description": "A frame and the catalogue of its sources.",
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["frame", "catalogue"],
+                "properties": _FRAME_PARTS
+                | {
+                    "catalogue": _TABLE | {"description": f"What is there: {_TABLE_FORMATS}."},
+                    "detections": _TABLE | {"description": "Another tool's list, scored instead of the version's."},
+                },
+            }
+        }
+    },
+}
 _BODY = {
     "required": True,
     "description": "A FITS file, plain, .gz, .bz2 or tile-compressed.",
@@ -25,11 +50,7 @@ _BODY = {
             "schema": {
                 "type": "object",
                 "required": ["frame"],
-                "properties": {
-                    "frame": _FILE | {"description": "The frame."},
-                    "mask": _FILE | {"description": "FITS image of the frame's shape; what is not 0 is bad."},
-                    "weight": _FILE | {"description": "FITS image of the frame's shape; what is not above 0 is bad."},
-                },
+                "properties": _FRAME_PARTS,
             }
         },
         "application/fits": {"schema": _FILE},
@@ -78,10 +99,13 @@ _ANSWER = {
 }
 
 
-def _answers() -> dict[int | str, dict[str, Any]]:
+def _bodies() -> dict[str, Any]:
     bodies: dict[str, Any] = {one.media_type.partition(";")[0]: {} for one in FORMATS.values()}
-    bodies["application/json"] = {"schema": _ANSWER}
-    responses: dict[int | str, dict[str, Any]] = {200: {"description": "The sources.", "content": bodies}}
+    return bodies | {"application/json": {"schema": _ANSWER}}
+
+
+def _answers(what: str, bodies: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    responses: dict[int | str, dict[str, Any]] = {200: {"description": what, "content": bodies}}
     for status, meaning in MEANINGS.items():
         responses[status] = {
             "description": meaning,
@@ -93,7 +117,42 @@ def _answers() -> dict[int | str, dict[str, Any]]:
 
 DETECT: dict[str, Any] = {
     "summary": "Find the sources in a frame",
-    "responses": _answers(),
-    "openapi_extra": {"parameters": openapi_parameters(), "requestBody": _BODY},
+    "responses": _answers("The sources.", _bodies()),
+    "openapi_extra": {"parameters": openapi_parameters(Question), "requestBody": _BODY},
 }
 """Of the route, as FastAPI takes it."""
+
+
+def _without_references(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema of pydantic's with its definitions put in their places: references would count from our root."""
+    definitions = schema.pop("$defs", {})
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return resolved(definitions[value["$ref"].rpartition("/")[2]])
+        return {key: resolved(one) for key, one in value.items()}
+
+    return {key: resolved(value) for key, value in schema.items()}
+
+
+_FIGURES = {
+    "type": "object",
+    "required": ["schema_version", "evaluation"],
+    "properties": {
+        "schema_version": {"type": "string"},
+        "frame": {"type": "object"},
+        "model": {"type": "object"},
+        "evaluation": _without_references(Evaluation.model_json_schema()),
+        "warnings": {"type": "array", "items": {"type": "string"}},
+        "timing_ms": {"type": "object", "additionalProperties": {"type": "number"}},
+    },
+}
+EVALUATE: dict[str, Any] = {
+    "summary": "Score a version, or another tool's list, against a catalogue",
+    "responses": _answers("The figures.", {"application/json": {"schema": _FIGURES}, "text/html": {}}),
+    "openapi_extra": {"parameters": openapi_parameters(EvaluateQuestion), "requestBody": _EVALUATE_BODY},
+}

@@ -1,11 +1,12 @@
 """What a request asks: the query by any spelling of its names, and the format by every way to ask for one."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import QueryParams
 
+from lynceus.truth import IGNORE_FLAGS
 from service.refusals import BadParameterError
 
 ALIASES = {"responseformat": "format", "maxrec": "max_detections"}
@@ -13,48 +14,79 @@ MAX_NAME = 40  # characters of a caller's text that are repeated to him
 MAX_WARNINGS = 10
 
 
-class Question(BaseModel):
-    """The query parameters of `/detect`; the descriptions are those of the OpenAPI page."""
+class Asked(BaseModel):
+    """What any question about a frame may say."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    format: str | None = Field(
-        None,
-        description="Output format; also as `RESPONSEFORMAT`, by name or media type, or by the `Accept` header.",
-        examples=["votable"],
-    )
     hdu: str | None = Field(
         None, description="Index (0 is the primary HDU) or EXTNAME of the frame, or `all`; by default the first frame."
     )
     min_score: float | None = Field(
         None, ge=0, le=1, description="Lowest score returned; by default the threshold the version was published with."
     )
-    max_detections: int | None = Field(
-        None, ge=0, description="Most detections returned a frame, the best first; also as `MAXREC`."
+    model: str | None = Field(
+        None,
+        description="A track (`stable`, `canary`), a version, or `name/version`; by default stable, or canary for the "
+        "share of frames it is given.",
     )
-    model: str = Field("stable", description="A track (`stable`), a version, or `name/version`.")
-    measure: bool = Field(True, description="Measure flux, FWHM and shape of every detection.")
     deadline: float | None = Field(None, gt=0, description="Seconds from the request's arrival; 504 past it.")
     priority: Literal["live", "backfill"] = Field("live", description="Backfill takes what live frames leave.")
 
+
+class Question(Asked):
+    """The query parameters of `/detect`; the descriptions are those of the OpenAPI page."""
+
+    format: str | None = Field(
+        None,
+        description="Output format; also as `RESPONSEFORMAT`, by name or media type, or by the `Accept` header.",
+        examples=["votable"],
+    )
+    max_detections: int | None = Field(
+        None, ge=0, description="Most detections returned a frame, the best first; also as `MAXREC`."
+    )
+    measure: bool = Field(True, description="Measure flux, FWHM and shape of every detection.")
+
     @property
     def work(self) -> tuple[object, ...]:
-        """What of it shapes the work; two requests that agree here, and in their files, are one."""
-        return self.hdu, self.min_score, self.max_detections, self.model, self.measure, self.priority
+        """What of it shapes the work; two requests that agree here, in their files and version, are one."""
+        return self.hdu, self.min_score, self.max_detections, self.measure, self.priority
 
 
-def read_question(params: QueryParams) -> tuple[Question, tuple[str, ...]]:
+class EvaluateQuestion(Asked):
+    """The query parameters of `/evaluate`."""
+
+    format: Literal["json", "html"] = Field("json", description="Figures as JSON, or a page with the overlay.")
+    box_rule: Literal["bundle", "catalogue"] = Field(
+        "bundle",
+        description="Boxes of the catalogue's sources: by the version's rule from their FWHM or shape, or the "
+        "catalogue's own (XMIN..XMAX, Kron ellipses, the Joan Oro rule).",
+    )
+    ignore_flags: int = Field(
+        IGNORE_FLAGS, ge=0, description="Rows with one of these bits in FLAGS count neither way: SExtractor's numbers."
+    )
+    unlisted: bool = Field(
+        True, description="Peaks that the frame shows and the catalogue lacks count neither way: catalogues have gaps."
+    )
+
+
+Q = TypeVar("Q", bound=Asked)
+
+
+def read_question(params: QueryParams, kind: type[Q]) -> tuple[Q, tuple[str, ...]]:
     """Read a query whose names may be in any case.
 
     Parameters
     ----------
     params : QueryParams
         As they came.
+    kind : type
+        What is asked: `Question` or `EvaluateQuestion`.
 
     Returns
     -------
-    Question
-        Checked.
+    Asked
+        Of that kind, checked.
     tuple of str
         A warning for every name that means nothing.
 
@@ -70,14 +102,14 @@ def read_question(params: QueryParams) -> tuple[Question, tuple[str, ...]]:
         name = spelled.lower()
         chosen = aliased if name in ALIASES else values
         name = ALIASES.get(name, name)
-        if name not in Question.model_fields:
+        if name not in kind.model_fields:
             warnings.append(f"unknown parameter {spelled[:MAX_NAME]!r} was ignored")
         elif name in chosen:
             raise BadParameterError(f"parameter {spelled!r} is given twice")
         elif value:
             chosen[name] = value
     try:
-        return Question.model_validate(aliased | values), tuple(warnings[:MAX_WARNINGS])
+        return kind.model_validate(aliased | values), tuple(warnings[:MAX_WARNINGS])
     except ValidationError as error:
         raise BadParameterError(_first_problem(error)) from None
 
@@ -92,9 +124,9 @@ def accept_quality(accept: str, media_type: str) -> float:
     return 0.0
 
 
-def openapi_parameters() -> list[dict[str, Any]]:
+def openapi_parameters(kind: type[Asked]) -> list[dict[str, Any]]:
     """The query parameters as OpenAPI describes them."""
-    properties: Mapping[str, Any] = Question.model_json_schema()["properties"]
+    properties: Mapping[str, Any] = kind.model_json_schema()["properties"]
     return [
         {
             "name": name,

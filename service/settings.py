@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lynceus.errors import LynceusError
 from lynceus.facts import Keywords
 from lynceus.fits_file import Limits
-from model_store import default_bundle
+from model_store import BUNDLES
 
 UPLOAD_MARGIN = 30.0  # seconds an answer may take to be written after the longest deadline
 
@@ -25,7 +25,36 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LYNCEUS_", env_nested_delimiter="__", frozen=True)
 
-    bundle: Path = Field(default_factory=default_bundle, description="Folder of the bundle to serve.")
+    bundle: Path | None = Field(
+        None, description="Folder of one bundle to serve, and nothing else; by default the store's tracks say what."
+    )
+    store: str = Field(
+        str(BUNDLES), description="Where the versions are: a folder or `s3://bucket/prefix`; by default those shipped."
+    )
+    stable: str = Field("stable", description="The track that is served, or a version `name/version`.")
+    canary: str = Field("canary", description="The track that is tried out beside it, or a version `name/version`.")
+    track_poll: PositiveFloat = Field(1.0, description="How often the tracks are looked at, in seconds.")
+    cache: Path | None = Field(
+        None, description="Folder for versions fetched from S3; by default one in the user's cache folder."
+    )
+    s3_endpoint: str | None = Field(None, description="URL of an S3 server other than AWS, as MinIO or Ceph.")
+    s3_region: str | None = Field(None, description="Region of the S3 server.")
+    canary_traffic: float = Field(
+        0.0, ge=0, le=1, description="Share of the frames that the canary answers; the same frame is always with it."
+    )
+    canary_shadow: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of stable's frames that the canary looks at too, once the answer is sent, to be compared.",
+    )
+    canary_budget: float = Field(
+        0.25, gt=0, le=1, description="Share of the time that this may take; frames past it are left out."
+    )
+    canary_journal: Path | None = Field(None, description="File that each comparison is written to, a line of JSON.")
+    canary_journal_bytes: PositiveInt = Field(
+        64 * 1024**2, description="Most that the journal may hold; the oldest half goes when it is full."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="Where the network runs; `auto` takes a GPU if there is one, `cuda` refuses to start without one.",

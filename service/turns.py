@@ -1,4 +1,4 @@
-"""Whose tile is next: frames take turns, live ones first, and a batch holds tiles of one kind."""
+"""Whose tile is next: frames take turns, live ones first, and a batch holds tiles of one kind for one network."""
 
 import asyncio
 import time
@@ -10,16 +10,20 @@ from typing import Literal
 from lynceus.detector import Found
 from lynceus.tiling import Tile
 
-Priority = Literal["live", "backfill"]
+Infer = Callable[[Sequence[Tile]], list[Found]]
+Priority = Literal["live", "backfill", "shadow"]
+SHADOW: Priority = "shadow"  # nobody waits for it
 
 
 @dataclass(eq=False)
 class Job:
-    """The tiles of one frame, and what is known of them so far."""
+    """The tiles of one frame, the network that shall look at them, and what is known of them so far."""
 
     tiles: Sequence[Tile]
+    infer: Infer
     answer: asyncio.Future[list[Found]]
     started: Callable[[], None]
+    priority: Priority = "live"
     arrived: float = field(default_factory=time.monotonic)
     found: dict[int, Found] = field(default_factory=dict)
 
@@ -30,7 +34,7 @@ class Job:
     def kind(self) -> tuple[object, ...]:
         """What the next tile must share with the others of a batch."""
         tile = self.tiles[self.waiting[0]]
-        return tile.size, tile.mesh, tile.window.shape
+        return self.infer, tile.size, tile.mesh, tile.window.shape
 
     def take(self) -> int:
         """The index of the next tile; it waits no longer."""
@@ -57,7 +61,7 @@ class Turns:
     """The frames that have tiles waiting."""
 
     def __init__(self) -> None:
-        self._queues: dict[Priority, deque[Job]] = {"live": deque(), "backfill": deque()}
+        self._queues: dict[Priority, deque[Job]] = {"live": deque(), "backfill": deque(), SHADOW: deque()}
         self._turn = 0
 
     @property
@@ -66,14 +70,19 @@ class Turns:
         return sum(len(job.waiting) for queue in self._queues.values() for job in queue)
 
     @property
+    def owed_tiles(self) -> int:
+        """How many tiles wait that a caller waits for."""
+        return sum(len(job.waiting) for job in self._owed)
+
+    @property
     def oldest_seconds(self) -> float:
-        """How long the longest waiting frame has been here; 0 if nothing waits."""
-        arrivals = [job.arrived for queue in self._queues.values() for job in queue]
+        """How long the longest waiting frame of a caller has been here; 0 if none waits."""
+        arrivals = [job.arrived for job in self._owed]
         return time.monotonic() - min(arrivals) if arrivals else 0.0
 
-    def add(self, job: Job, priority: Priority) -> None:
+    def add(self, job: Job) -> None:
         """Let a frame wait for its turns."""
-        self._queues[priority].append(job)
+        self._queues[job.priority].append(job)
 
     def drop(self, job: Job) -> None:
         """Take a frame out, wherever it is; its other tiles will not run."""
@@ -82,7 +91,7 @@ class Turns:
                 queue.remove(job)
 
     def take(self, most: int) -> Batch:
-        """Take a batch: one tile of each frame in turn, backfill where live frames leave room, all of one kind."""
+        """Take a batch: one tile of each frame in turn, all of one kind; each queue gets what those before it leave."""
         batch: Batch = []
         kind = None
         for queue in self._queues.values():
@@ -93,6 +102,10 @@ class Turns:
                 if job.waiting:
                     queue.append(job)
         return batch
+
+    @property
+    def _owed(self) -> list[Job]:
+        return [job for priority, queue in self._queues.items() if priority != SHADOW for job in queue]
 
     def _pick(self, queue: deque[Job], kind: tuple[object, ...] | None) -> Job | None:
         """The frame whose turn it is; every other turn is the newest live one's, so that no burst starves it."""

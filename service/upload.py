@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from tempfile import TemporaryFile
 from typing import Any
@@ -15,7 +15,9 @@ from lynceus.errors import TooLargeError
 from lynceus.fits_file import BZIP2, GZIP, Limits, open_fits
 from service.refusals import BadParameterError, ClientGoneError, SlowUploadError
 
-PARTS = ("frame", "mask", "weight")
+FRAME_PARTS = frozenset({"frame", "mask", "weight"})  # FITS; any other part may be a table in any format
+DETECT_PARTS = ("frame", "mask", "weight")
+EVALUATE_PARTS = ("frame", "catalogue", "detections", "mask", "weight")
 MAGIC = (b"SIMPLE", GZIP, BZIP2)
 HEAD = 10  # bytes that tell what a file is
 FORM = b"multipart/form-data"
@@ -27,11 +29,12 @@ class Part:
     Parameters
     ----------
     name : str
-        One of `PARTS`.
+        Of the part; those of `FRAME_PARTS` must be FITS.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.is_fits = name in FRAME_PARTS
         self.size = 0
         self._file = TemporaryFile()  # noqa: SIM115 -- closed with the upload; it has no name that could be left behind
         self._hash = hashlib.sha256()
@@ -44,7 +47,7 @@ class Part:
 
     def write(self, data: bytes) -> None:
         """Take the next bytes; what cannot be FITS is refused before the rest arrives."""
-        if self.size < HEAD:
+        if self.is_fits and self.size < HEAD:
             self._head = (self._head + data)[:HEAD]
             if len(self._head) == HEAD:
                 _check_magic(self._head)
@@ -54,7 +57,7 @@ class Part:
 
     def end(self) -> None:
         """Check a file too short for `write` to have checked it."""
-        if self.size < HEAD:
+        if self.is_fits and self.size < HEAD:
             _check_magic(self._head)
 
     def read(self) -> bytes:
@@ -74,9 +77,12 @@ class Upload:
     ----------
     on_close : callable
         Told once when the files are gone.
+    allowed : sequence of str
+        Names of the parts that may come.
     """
 
-    def __init__(self, on_close: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_close: Callable[[], None] = lambda: None, allowed: Sequence[str] = DETECT_PARTS) -> None:
+        self.allowed = allowed
         self.parts: dict[str, Part] = {}
         self._on_close: Callable[[], None] | None = on_close
 
@@ -91,13 +97,18 @@ class Upload:
         Raises
         ------
         BadParameterError
-            If it is none of `PARTS`, or came already.
+            If it is not allowed, or came already.
         """
-        if name not in PARTS or name in self.parts:
+        if name not in self.allowed or name in self.parts:
             problem = "came twice" if name in self.parts else "is not known"
-            raise BadParameterError(f"part {name[:40]!r} {problem}; parts are {', '.join(PARTS)}")
+            raise BadParameterError(f"part {name[:40]!r} {problem}; parts are {', '.join(self.allowed)}")
         self.parts[name] = Part(name)
         return self.parts[name]
+
+    @property
+    def sha256(self) -> str:
+        """Of the frame."""
+        return self.parts["frame"].sha256
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a part; None if it did not come."""
@@ -113,7 +124,9 @@ class Upload:
             on_close()
 
 
-async def receive(request: Request, upload: Upload, max_bytes: int, timeout: float) -> None:
+async def receive(
+    request: Request, upload: Upload, max_bytes: int, timeout: float, required: Sequence[str] = ("frame",)
+) -> None:
     """Store a request's body: a multipart form, or a raw FITS file.
 
     Parameters
@@ -126,6 +139,8 @@ async def receive(request: Request, upload: Upload, max_bytes: int, timeout: flo
         Of the whole body.
     timeout : float
         Seconds for the whole body.
+    required : sequence of str
+        Parts that must come.
 
     Raises
     ------
@@ -143,8 +158,9 @@ async def receive(request: Request, upload: Upload, max_bytes: int, timeout: flo
         raise SlowUploadError(f"the upload took longer than {timeout:g} s") from None
     except ClientDisconnect:
         raise ClientGoneError("the client hung up while uploading") from None
-    if "frame" not in upload.parts:
-        raise BadParameterError("the form has no part named 'frame'")
+    for name in required:
+        if name not in upload.parts:
+            raise BadParameterError(f"the form has no part named {name!r}")
     for part in upload.parts.values():
         part.end()
 

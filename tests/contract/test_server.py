@@ -176,7 +176,9 @@ def test_live_frames_pass_backfill(address: str) -> None:
 
 
 def test_models(client: httpx.Client) -> None:
-    [model] = client.get("/models").json()
+    body = client.get("/models").json()
+    assert (body["tracks"], body["warnings"]) == ({}, [])
+    [model] = body["models"]
     assert (model["name"], model["version"], model["tracks"]) == ("fixed", "1.2.3", ["stable"])
     assert (model["sha256"], model["classes"], model["scores"]) == ("0" * 64, ["source"], {"map_50": 0.5})
 
@@ -187,6 +189,8 @@ def test_openapi_is_valid_and_says_what_matters(client: httpx.Client) -> None:
     post = document["paths"]["/detect"]["post"]
     names = {parameter["name"] for parameter in post["parameters"]}
     assert names >= {"format", "hdu", "min_score", "max_detections", "model", "measure", "deadline", "priority"}
+    evaluation = document["paths"]["/evaluate"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert "best_iou_per_gt" in evaluation["properties"]["evaluation"]["properties"]
     assert set(post["requestBody"]["content"]) >= {"multipart/form-data", "application/fits"}
     assert {"200", "400", "404", "406", "408", "413", "415", "422", "500", "503", "504"} <= set(post["responses"])
     assert "half a pixel" in document["info"]["description"]
@@ -221,7 +225,7 @@ def test_metrics_are_ours_and_bounded(client: httpx.Client) -> None:
     ):
         assert re.search(rf"^{name}[ {{]", text, re.MULTILINE), name
     routes = set(re.findall(r'lynceus_http_requests_total{.*?route="(.*?)"', text))
-    assert routes <= {"/detect", "/models", "/metrics", "/", "other"}
+    assert routes <= {"/detect", "/evaluate", "/models", "/metrics", "/", "other"}
     assert metric(text, "lynceus_process_resident_bytes") > 1e7
     stages = set(re.findall(r'stage="(\w+)"', text))
     assert stages == {"decode", "tile", "queue", "infer", "merge", "measure", "encode"}

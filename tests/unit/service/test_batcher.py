@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,14 @@ def said(answer: list[Found]) -> list[float]:
     return [float(one.detections.boxes[0, 2]) - 2 for one in answer]
 
 
+async def _submit(submit: Any, network: Any, tiles: Any, *arguments: Any, **named: Any) -> list[Found]:
+    return await submit(tiles, named.pop("infer", network), *arguments, **named)
+
+
 @asynccontextmanager
 async def running(network: Any, **options: Any) -> AsyncIterator[TileBatcher]:
-    batcher = TileBatcher(network, **options)
+    batcher = TileBatcher(**options)
+    batcher.submit = partial(_submit, batcher.submit, network)  # type: ignore[method-assign]
     batcher.start()
     try:
         yield batcher

@@ -16,14 +16,14 @@ CASES = st.sampled_from([str.lower, str.upper, str.title, str.swapcase])
 
 @given(st.sampled_from(["min_score", "MIN_SCORE"]), CASES, st.floats(0, 1))
 def test_names_in_any_case_mean_the_same(name, case, value) -> None:
-    question, warnings = read_question(QueryParams({case(name): str(value)}))
+    question, warnings = read_question(QueryParams({case(name): str(value)}), Question)
     assert (question.min_score, warnings) == (value, ())
 
 
 @given(st.text(max_size=200))
 def test_any_query_gives_a_question_or_a_refusal(query) -> None:
     try:
-        question, warnings = read_question(QueryParams(query))
+        question, warnings = read_question(QueryParams(query), Question)
     except BadParameterError:
         return
     assert isinstance(question, Question)
@@ -51,12 +51,12 @@ def test_the_most_specific_range_counts(accept: str, quality: float) -> None:
 
 
 def test_a_name_beats_its_alias() -> None:
-    question, _ = read_question(QueryParams("RESPONSEFORMAT=csv&format=fits&MAXREC=7"))
+    question, _ = read_question(QueryParams("RESPONSEFORMAT=csv&format=fits&MAXREC=7"), Question)
     assert (question.format, question.max_detections) == ("fits", 7)
 
 
 def test_what_shapes_the_answer_alone_does_not_make_two_requests_differ() -> None:
-    first, _ = read_question(QueryParams("format=csv&deadline=5"))
-    second, _ = read_question(QueryParams("format=json"))
-    third, _ = read_question(QueryParams("min_score=0.3"))
+    first, _ = read_question(QueryParams("format=csv&deadline=5"), Question)
+    second, _ = read_question(QueryParams("format=json"), Question)
+    third, _ = read_question(QueryParams("min_score=0.3"), Question)
     assert first.work == second.work != third.work
