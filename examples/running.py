@@ -5,10 +5,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import httpx
 
@@ -23,7 +24,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, log: Path, home: Path | None = None) -> Iterator[str]:
+def running(
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    home: Path | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[str]:
     """Start a server, wait until it is ready, yield its address, stop it.
 
     Parameters
@@ -36,6 +43,8 @@ def running(command: Sequence[str], port: int, log: Path, home: Path | None = No
         Where its output goes.
     home : Path or None
         BentoML's; a temporary one by default, because a shared home would wipe another server's metrics.
+    settings : mapping
+        Added to its environment.
 
     Raises
     ------
@@ -44,7 +53,7 @@ def running(command: Sequence[str], port: int, log: Path, home: Path | None = No
     """
     address = f"http://127.0.0.1:{port}"
     with TemporaryDirectory() as temporary, log.open("w") as output:
-        environment = {**os.environ, "BENTOML_HOME": str(home or temporary)}
+        environment = {**os.environ, **settings, "BENTOML_HOME": str(home or temporary)}
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )

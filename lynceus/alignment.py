@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
-from scipy.stats import binom, poisson
+from scipy.special import betainc, gammainc
 
 from lynceus.detections import Floats
 
@@ -72,8 +72,9 @@ class _Pairs:
     def settled(self, start: Floats, reach: float, tolerance: float) -> tuple[Floats, float]:
         """The median separation near a first guess, found by narrowing rounds, and its standard error."""
         shift, error = start, np.inf
-        for radius in np.geomspace(max(reach, tolerance), tolerance, ROUNDS):
-            inside = self.separations[np.hypot(*(self.separations - shift).T) <= radius]
+        near = self.separations[(np.abs(self.separations - start) <= reach + tolerance).all(axis=1)]
+        for radius in np.geomspace(reach, tolerance, ROUNDS):
+            inside = near[np.hypot(*(near - shift).T) <= radius]
             if len(inside) < FEWEST // 2:
                 return shift, np.inf
             shift = np.median(inside, axis=0)
@@ -178,14 +179,14 @@ def _judged(pairs: _Pairs, on_frame: float, search: float, tolerance: float, sid
     zero = np.zeros(2)
     standing = pairs.agreeing(zero, tolerance)
     small, error = pairs.settled(zero, tolerance, tolerance)
-    peak, real = _peak(pairs, search, tolerance)
+    peak, real = _peak(pairs, search, tolerance, sides)
     large, _ = pairs.settled(peak, 2 * tolerance, tolerance)
     fits, moved = pairs.agreeing(small, tolerance), pairs.agreeing(large, tolerance)
     shares = {"on_frame": on_frame, "matched": standing / pairs.probes}
     far = np.hypot(*large) > tolerance
     if real and far and moved > LEAST_GAIN * fits and _agrees(moved, pairs.probes, chance):
         return _shifted(large, moved / pairs.probes, shares)
-    if _agrees(fits, pairs.probes, chance) or (real and not far):
+    if _agrees(fits, pairs.probes, chance) or (real and not far and _agrees(fits, pairs.probes, chance, 0.0)):
         if np.max(np.abs(small)) > max(LEAST_SHIFT, SURENESS * error):
             return _shifted(small, fits / pairs.probes, shares)
         text = "the catalogue fits the frame"
@@ -206,9 +207,14 @@ def _chance(longer: int, tolerance: float, sides: Floats) -> float:
     return -float(np.expm1(-longer * np.pi * tolerance**2 / float(sides.prod())))
 
 
-def _agrees(count: int, probes: int, chance: float) -> bool:
+def _agrees(count: int, probes: int, chance: float, share: float = LEAST_SHARE) -> bool:
     """Whether more sources agree than chance would have, by a share that matters."""
-    return count / probes > chance + LEAST_SHARE * (1 - chance) and binom.sf(count - 1, probes, chance) < CHANCE
+    return count / probes > chance + share * (1 - chance) and _by_chance(count, probes, chance) < CHANCE
+
+
+def _by_chance(count: int, probes: int, chance: float) -> float:
+    """Probability of so many successes, or more, by the binomial distribution."""
+    return float(betainc(count, probes - count + 1, chance)) if count else 1.0
 
 
 def _would_show(probes: int, chance: float) -> bool:
@@ -216,17 +222,24 @@ def _would_show(probes: int, chance: float) -> bool:
     return _agrees(round(probes * (chance + 0.5 * (1 - chance))), probes, chance)
 
 
-def _peak(pairs: _Pairs, search: float, tolerance: float) -> tuple[Floats, bool]:
-    """The shift that most pairs agree with, to a bin, and whether it rises out of chance."""
+def _peak(pairs: _Pairs, search: float, tolerance: float, sides: Floats) -> tuple[Floats, bool]:
+    """The shift that most pairs agree with, to a bin, and whether it rises out of chance.
+
+    By chance pairs are fewer the further apart they are, as two frames that are shifted share less of their area.
+    """
     bins = max(int(np.ceil(2 * search / tolerance)), 3)
     edges = np.linspace(-search, search, bins + 1)
     counts, _ = np.histogramdd(pairs.separations, bins=(edges, edges))
     peaks = 9 * uniform_filter(counts, 3, mode="constant")  # a shift may lie where four bins meet
-    around = 9 * uniform_filter(counts, min(BACKGROUND, bins), mode="reflect")
-    expected = np.maximum(around, counts.mean())
+    middles = np.abs(edges[1:] + edges[:-1]) / 2
+    shared = np.outer(*(1 - middles / side for side in sides))
+    wide = min(BACKGROUND, bins)
+    around = uniform_filter(counts, wide, mode="reflect") / uniform_filter(shared, wide, mode="reflect") * shared
+    expected = 9 * np.maximum(around, counts.mean() / 9)
     excess = (peaks - expected) / np.sqrt(expected)
     best = np.argpartition(-excess, min(CANDIDATES, excess.size) - 1, axis=None)[:CANDIDATES]
-    significance = poisson.logsf(np.rint(peaks.flat[best]) - 1, expected.flat[best])
+    with np.errstate(divide="ignore"):
+        significance = np.log(gammainc(np.rint(peaks.flat[best]), expected.flat[best]))  # of Poisson's distribution
     middle = best[np.lexsort((-excess.flat[best], significance))[0]]
     column, row = np.unravel_index(middle, counts.shape)
     fullest = np.array([column, row]) + _fullest(counts, int(column), int(row))

@@ -222,20 +222,42 @@ def watch(
 
 @app.command()
 def compare(
-    frames: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of frames.")],
+    frames: Annotated[Path, typer.Argument(exists=True, help="Folder of FITS files.")],
     stable: Annotated[str, typer.Option(metavar="URL[@MODEL]", help="What serves now.")] = f"{URL}@stable",
     canary: Annotated[str, typer.Option(metavar="URL[@MODEL]", help="What may replace it.")] = f"{URL}@canary",
-    catalogues: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Catalogues of them.")] = None,
-    darks: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Frames without sources.")] = None,
+    catalogues: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of tables, each named as its frame.")
+    ] = None,
+    darks: Annotated[Path | None, typer.Option(exists=True, help="Folder of frames without sky.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the figures here.")] = None,
     html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write a page here.")] = None,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames used.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Draw so many of the frames.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
+    allow_same: Annotated[bool, typer.Option("--allow-same", help="Compare a version with itself.")] = False,
+    timeout: Timeout = 300.0,
 ) -> None:
-    """Compare two versions on real frames; says PROMOTE (exit code 0), HOLD (10) or ROLL BACK (20)."""
-    from lynceus.compare import compare_command  # a second of imports that no other command needs
+    """Compare two versions on real frames: PROMOTE (exit code 0), HOLD (10), ROLL BACK (20), not compared (30)."""
+    from lynceus.compare_files import compare_command  # a second of imports that no other command needs
 
-    ...
+    code = compare_command(
+        stable,
+        canary,
+        frames,
+        catalogues=catalogues,
+        darks=darks,
+        json_path=json_file,
+        html_path=html,
+        max_frames=max_frames,
+        seed=seed,
+        allow_same=allow_same,
+        connect=lambda endpoint: _client(endpoint.url, timeout),
+    )
+    raise typer.Exit(code)
+
+
+def is_terminal() -> bool:
+    """Whether a person reads standard output."""
+    return sys.stdout.isatty()
 
 
 def _query(
@@ -260,7 +282,7 @@ def _targets(frames: Sequence[Path], out: Path | None, format: str) -> list[Path
     if out is None:
         if len(frames) > 1 and format != Format.json:
             raise typer.BadParameter("several frames need --out, or the format json")
-        if format in BINARY and sys.stdout.isatty():
+        if format in BINARY and is_terminal():
             raise typer.BadParameter(f"{format} is not for a terminal; give --out")
         return [None] * len(frames)
     as_file = len(frames) == 1 and not out.is_dir() and not str(out).endswith("/")
@@ -310,7 +332,7 @@ def _give(answer: bytes, target: Path | None, format: str, alone: bool) -> None:
     """Write an answer where it belongs."""
     if target is not None:
         write_whole(target, answer)
-    elif alone and format == Format.json and sys.stdout.isatty():
+    elif alone and format == Format.json and is_terminal():
         _print_sources(json.loads(answer))
     else:
         sys.stdout.buffer.write(answer)

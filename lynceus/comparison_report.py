@@ -223,9 +223,9 @@ def _intervals(quantities: Sequence[Quantity]) -> Markup:
             colour = COLOURS[one.verdict]
             axes.plot(np.clip([low, high], -FARTHEST, FARTHEST), [place, place], color=colour, linewidth=2.2)
             axes.plot(np.clip(change, -FARTHEST, FARTHEST), place, "o", color=colour, markersize=6)
-            for end, sign in ((low, "<"), (high, ">")):
+            for end in (low, high):
                 if abs(end) > FARTHEST:
-                    axes.plot(np.clip(end, -FARTHEST, FARTHEST), place, sign, color=colour, markersize=6)
+                    axes.plot(np.clip(end, -FARTHEST, FARTHEST), place, "<" if end < 0 else ">", color=colour)
         axes.axvline(-1, color=RED, linewidth=1.2, linestyle="--")
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set_yticks(places, [LABELS[one.name] for one in shown])

@@ -6,6 +6,7 @@ from typing import Literal
 
 from lynceus.evidence import Both, FrameEvidence, Scores, Stars
 
+SCORED = ("f1", "recall", "precision", "map_50", "best_iou_per_gt")  # against catalogues
 BRIGHT_BINS = ("20-50", "50+")  # of SNR, where two good versions agree
 
 Role = Literal["guard", "gate", "report"]
@@ -31,7 +32,8 @@ class Row:
     tolerance : float
         Worse by more than this is a reason to roll back; for a ratio the ratio it may reach.
     useful : float or None
-        Better by more than this is a reason to promote; None for what never is one.
+        Better by more than this is a reason to promote; None for what never is one: a lower threshold finds more, and
+        is no better for it.
     sample : callable
         Takes the evidence of a frame; gives its share of the sums that the figure is the quotient of, None if it has
         none.
@@ -47,6 +49,11 @@ class Row:
     useful: float | None
     sample: Sampler
     role: Role = "guard"
+
+    @property
+    def scored(self) -> bool:
+        """Whether it is of catalogues; where they are, they alone promote."""
+        return self.name in SCORED
 
 
 def _stars(pick: Callable[[FrameEvidence], Sequence[Stars | None]]) -> Sampler:
@@ -131,19 +138,19 @@ def _box_side(frame: FrameEvidence) -> Sample | None:
 # name, sentence; kind, higher is better, tolerance, least useful gain; what of a frame, role
 TABLE = (
     Row("f1", "its F1 against the catalogues is {canary}, stable's {stable}",
-        "figure", True, 0.02, 0.01, _scored(_f1)),
+        "figure", True, 0.02, 0.015, _scored(_f1)),
     Row("recall", "it finds {canary} of the sources in the catalogues, stable {stable}",
         "share", True, 0.03, None, _scored(_recall)),
     Row("precision", "{canary} of its detections are in the catalogues, of stable's {stable}",
         "share", True, 0.03, None, _scored(_precision)),
     Row("map_50", "its mAP at an IoU of 0.5 is {canary}, stable's {stable}",
-        "figure", True, 0.03, 0.015, _scored(lambda scores: _over_sources(scores.map_50, scores))),
+        "figure", True, 0.03, 0.02, _scored(lambda scores: _over_sources(scores.map_50, scores))),
     Row("best_iou_per_gt", "its boxes overlap the sources in the catalogues by an IoU of {canary}, stable's {stable}",
-        "figure", True, 0.03, 0.015, _scored(lambda scores: _over_sources(scores.best_iou_per_gt, scores))),
+        "figure", True, 0.03, None, _scored(lambda scores: _over_sources(scores.best_iou_per_gt, scores))),
     Row("completeness", "it finds {canary} of the planted stars, stable {stable}",
-        "share", True, 0.03, 0.02, _stars(lambda frame: (frame.faint, frame.bright))),
+        "share", True, 0.03, 0.03, _stars(lambda frame: (frame.faint, frame.bright))),
     Row("completeness_faint", "it finds {canary} of the faint planted stars, stable {stable}",
-        "share", True, 0.05, 0.03, _stars(lambda frame: (frame.faint,))),
+        "share", True, 0.05, 0.05, _stars(lambda frame: (frame.faint,))),
     Row("completeness_bright", "it finds {canary} of the bright planted stars, stable {stable}",
         "share", True, 0.03, None, _stars(lambda frame: (frame.bright,))),
     Row("box_offset", "its boxes are off their sources by {canary}, stable's by {stable}",

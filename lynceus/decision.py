@@ -6,13 +6,14 @@ paired bootstrap): the sources of one frame share its weather and its faults, an
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from math import ceil, log
+from functools import lru_cache
+from math import ceil, log, sqrt
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
-from scipy import stats
+from scipy.special import ndtr, stdtrit
 
 from lynceus.criteria import DARKS, TABLE, Kind, Role, Row, Sample
 from lynceus.detections import Floats
@@ -203,7 +204,7 @@ def _samples(samples: Sequence[Sample | None]) -> Floats:
 
 def _quantity(row: Row, samples: Floats, spec: DecisionSpec, judged: int, margin: float, scored: bool) -> Quantity:
     tolerance = spec.tolerance.get(row.name, row.tolerance) + (margin if row.kind == "count" else 0.0)
-    useful = spec.useful.get(row.name, row.useful) if row.useful is not None else None
+    useful = spec.useful.get(row.name, None if scored and not row.scored else row.useful)
     values, changes = _bootstrap(samples, row.kind, spec)
     wide = _interval(changes, 1 - (1 - spec.confidence) / judged, len(samples))
     single = _interval(changes, spec.confidence, len(samples))
@@ -254,7 +255,7 @@ def _gain(interval: Interval, kind: Kind, higher_is_better: bool) -> Interval:
 def _bootstrap(samples: Floats, kind: Kind, spec: DecisionSpec) -> tuple[Floats, Floats]:
     """A figure of both versions, and the change between them in every resample; for a ratio the ratio and its own."""
     count = len(samples)
-    weights = np.random.default_rng(spec.seed).multinomial(count, np.full(count, 1 / count), spec.resamples)
+    weights = _draws(count, spec.resamples, spec.seed)
     if kind == "ratio":
         logs = np.log(samples[:, 2] / samples[:, 0])
         return np.exp(_weighted_median(logs, np.ones((1, count), np.intp))), np.exp(_weighted_median(logs, weights))
@@ -262,6 +263,14 @@ def _bootstrap(samples: Floats, kind: Kind, spec: DecisionSpec) -> tuple[Floats,
     with np.errstate(invalid="ignore", divide="ignore"):
         changes = drawn[:, 2] / drawn[:, 3] - drawn[:, 0] / drawn[:, 1]
     return sums[[0, 2]] / sums[[1, 3]], changes[np.isfinite(changes)]
+
+
+@lru_cache(maxsize=4)
+def _draws(count: int, resamples: int, seed: int) -> NDArray[np.integer]:
+    """How often every frame is drawn in every resample, shape (resamples, count)."""
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
+    draws.setflags(write=False)
+    return draws
 
 
 def _interval(changes: Floats, confidence: float, count: int) -> Interval:
@@ -281,8 +290,8 @@ def _tail(confidence: float, count: int, resamples: int) -> float:
     """The share of resamples beyond either end of an interval."""
     if count < 2:
         return 0.0
-    reach = stats.t.ppf((1 + confidence) / 2, count - 1) * np.sqrt(count / (count - 1))
-    return max(float(stats.norm.cdf(-reach)), EDGE / resamples)
+    reach = stdtrit(count - 1, (1 + confidence) / 2) * sqrt(count / (count - 1))
+    return max(float(ndtr(-reach)), EDGE / resamples)
 
 
 def _weighted_median(values: Floats, weights: NDArray[np.integer]) -> Floats:
@@ -298,11 +307,11 @@ def _reason(one: Quantity, evidence: Evidence) -> str:
     """A figure as a sentence, with its interval and what was asked of it."""
     low, high = written_change(one.low, one.kind), written_change(one.high, one.kind)
     if one.kind == "ratio":
-        return f"{one.text} (interval {low} to {high}; up to {written(one.tolerance, 'ratio')} is tolerated)"
+        return f"{one.text} (interval {low} to {high}; tolerated: {written_change(one.tolerance, one.kind)})"
     detail = _direction(evidence) if one.name == "box_offset" else ""
-    asked = f"{written_change(-one.tolerance if one.higher_is_better else one.tolerance, one.kind)} is tolerated"
+    asked = f"tolerated: {written_change(-one.tolerance if one.higher_is_better else one.tolerance, one.kind)}"
     if one.verdict == "better" and one.useful is not None:
-        asked = f"{written_change(one.useful, one.kind)} is of use"
+        asked = f"of use: {written_change(one.useful if one.higher_is_better else -one.useful, one.kind)}"
     change = f"change {written_change(one.change, one.kind)}, interval {low} to {high}; {asked}"
     return f"{one.text}{detail} ({change})"
 

@@ -96,9 +96,7 @@ class Bin(Figures):
     @classmethod
     def of(cls, low: float | None, high: float | None, count: int, hits: int) -> Self:
         """The bin between two edges that holds so many."""
-        return cls(
-            low=low, high=high, count=count, hits=hits, share=_share(hits, count), interval=wilson(hits, count)
-        )
+        return cls(low=low, high=high, count=count, hits=hits, share=_share(hits, count), interval=wilson(hits, count))
 
 
 class Evaluation(Figures):

@@ -17,7 +17,7 @@ BLACK, WHITE = -2.0, 40.0  # standard deviations from the sky
 GREYS = 56  # levels of a picture with marks: enough for the eye, and a third of the bytes of all 256
 THICK = 2  # pixels of a line, so that it survives a picture shown at half its size
 LEAST_MARK = 4.0  # half side of the smallest box drawn, in pixels of the picture
-DASHES = {"dashed": (6, 4), "dotted": (2, 3)}  # pixels drawn, pixels left out
+DASHES = {"dashed": (6, 4), "dotted": (3, 3)}  # pixels drawn, pixels left out
 
 
 def stretched(frame: Frame, sky: Sky) -> NDArray[np.uint8]:
@@ -131,7 +131,7 @@ def _deviations(frame: Frame, sky: Sky, shrink: int) -> Floats:
         for plane in (sky.level, sky.noise)
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((sums / amount - level) / noise * np.sqrt(amount))
+        return np.asarray((sums / amount - level) / noise)
 
 
 def _on_picture(boxes: Floats, picture: Image.Image) -> list[tuple[float, float, float, float]]:

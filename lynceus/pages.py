@@ -17,7 +17,7 @@ from PIL import Image
 # What a chart draws in these two takes the page's colour of text and of lines, in light and in dark.
 INK, LINE = "#0a0b0c", "#0d0e0f"
 # Apart for colour-blind readers, and readable on white and on black (after Okabe & Ito).
-GREEN, RED, ORANGE, GREY, BLUE = "#00a878", "#e0455c", "#f0a020", "#8b95a1", "#3b82d6"
+GREEN, RED, ORANGE, GREY, BLUE = "#00a878", "#e0455c", "#f0a020", "#9fabb8", "#3b82d6"
 UNKNOWN = "–"
 
 _SUPERFLUOUS = (  # what only a file of its own needs: fixed size, fonts, rules for everything, names two charts share
@@ -37,7 +37,7 @@ BASE = """<!doctype html>
 <title>{% block title %}{% endblock %}</title>
 <style>
 :root { --paper: #fbfbfa; --card: #ffffff; --ink: #1d2125; --soft: #5d6670; --line: #dcdfe3; --warn: #fff4d6;
-  --green: #00a878; --red: #e0455c; --orange: #f0a020; --grey: #8b95a1; --blue: #3b82d6; }
+  --green: #00a878; --red: #e0455c; --orange: #f0a020; --grey: #9fabb8; --blue: #3b82d6; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #111417; --card: #191d21; --ink: #e4e7ea; --soft: #98a1ab; --line: #30363d; --warn: #3a3013; } }
 * { box-sizing: border-box; }

@@ -224,25 +224,20 @@ def _offsets(positions: Floats, truth: Truth, match: Match) -> dict[str, float |
 
 def _completeness(truth: Truth, hit: Bools) -> tuple[Bin, ...]:
     """The share of sources matched, by brightness; sources of unknown brightness are in no bin."""
-    listed = ~truth.ignored & np.isfinite(truth.brightness)
-    edges = SNR_EDGES
+    counted = ~truth.ignored & np.isfinite(truth.brightness)
     if truth.brightness_kind == "magnitude":
-        listed &= np.abs(truth.brightness) < FAINTEST_MAGNITUDE
-        edges = _whole_edges(truth.brightness[listed])
-    if truth.brightness_kind == "none" or not listed.any():
+        counted &= np.abs(truth.brightness) < FAINTEST_MAGNITUDE
+    if truth.brightness_kind == "none" or not counted.any():
         return ()
-    return _binned(truth.brightness[listed], hit[listed], edges)
+    values = truth.brightness[counted]
+    whole = np.arange(np.floor(values.min()), np.floor(values.max()) + 2)
+    return _binned(values, hit[counted], SNR_EDGES if truth.brightness_kind == "snr" else whole)
 
 
 def _reliability(scores: Floats, match: Match) -> tuple[Bin, ...]:
     """The share of detections that are sources, by score; absorbed ones are in no bin."""
     counted = ~match.absorbed
     return _binned(scores[counted], match.right[counted], SCORE_EDGES)
-
-
-def _whole_edges(values: Floats) -> Floats:
-    """Whole numbers around values."""
-    return np.arange(np.floor(values.min()), np.floor(values.max()) + 2) if len(values) else np.zeros(0)
 
 
 def _binned(values: Floats, hit: Bools, edges: Floats) -> tuple[Bin, ...]:

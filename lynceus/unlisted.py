@@ -15,13 +15,17 @@ from lynceus.measure import MeasureSpec, measure, summarise
 from lynceus.sky import Sky
 from lynceus.sources import FWHM_PER_SIGMA
 
-THRESHOLD = 1.5  # standard deviations of the sky, after sep's default filter
+# SExtractor's own defaults but for the area: 1.5 standard deviations of the sky, unfiltered, on the filtered frame. Of
+# stars at SNR 7 it sees 95 % (5: 45 %), on white noise 1 in a million pixels is one. sep's filter "matched" at 1.5 sees
+# no more of them, but over 1000 in the noise, and a candidate there would hide a detection that is wrong.
+THRESHOLD, FILTER = 1.5, "conv"
 LEAST_AREA = 3  # pixels
 STACK_SHARE = 0.25  # of the frame's pixels that may be over the threshold
 LEAST_STACK, SUB_OBJECTS = 300_000, 20_000  # sep's default; a trail and all it crosses is one object
 NO_DEBLENDING = 1.0
 NEIGHBOURS = 8  # nearest listed sources that are looked at
 BRIGHT_PEAK, BRIGHT_COUNT = 10.0, 500  # peaks, in standard deviations, that tell the seeing
+NOTHING = np.zeros(0, [(name, float) for name in ("x", "y", "a", "b", "theta", "peak")])
 TOO_CROWDED = "unlisted candidates could not be searched for: the frame is too crowded for sep"
 
 
@@ -67,9 +71,7 @@ def find_peaks(frame: Frame, sky: Sky) -> tuple[Peaks, str]:
     sep.set_sub_object_limit(SUB_OBJECTS)
     objects = _extract(data, noise, bad)
     if objects is None:
-        return _peaks(
-            np.zeros(0, [(name, float) for name in ("x", "y", "a", "b", "theta", "peak")]), noise
-        ), TOO_CROWDED
+        return _peaks(NOTHING, noise), TOO_CROWDED
     return _peaks(objects, noise), ""
 
 
@@ -78,7 +80,9 @@ def _extract(data: NDArray[np.float32], noise: NDArray[np.float32], bad: NDArray
     for contrast in (None, NO_DEBLENDING):
         options = {} if contrast is None else {"deblend_cont": contrast}
         try:
-            return np.asarray(sep.extract(data, THRESHOLD, err=noise, mask=bad, minarea=LEAST_AREA, **options))
+            return np.asarray(
+                sep.extract(data, THRESHOLD, err=noise, mask=bad, minarea=LEAST_AREA, filter_type=FILTER, **options)
+            )
         except Exception:
             continue
     return None

@@ -226,13 +226,15 @@ class Watcher:
         trying: set[asyncio.Task[None]] = set()
         listening = asyncio.create_task(self._listen())
         try:
-            while not self._stopping and not (self.watched.once and not trying and self._is_idle()):
+            while not self._stopping:
                 self._wake.clear()
+                _let_go(trying)
                 await self._look_if_due()
                 self._start_tries(trying)
                 self._beat()
+                if self.watched.once and not trying and self._is_idle():
+                    break
                 await self._rest(trying)
-                _raise_first(trying)
         finally:
             listening.cancel()
             await self._end(trying)
@@ -524,7 +526,7 @@ async def _watch(
         await watcher.run()
 
 
-def _raise_first(trying: set[asyncio.Task[None]]) -> None:
+def _let_go(trying: set[asyncio.Task[None]]) -> None:
     """Let go of tries that ended; a mistake in the program ends it, and the spool is as after any crash."""
     for task in [task for task in trying if task.done()]:
         trying.remove(task)

@@ -95,7 +95,10 @@ class Keeper:
             self._warn("store", f"the store cannot be read, the versions stay as they are: {error}")
             return
         self.tracks = tracks
-        self.warnings.pop("store", None)
+        if self._store.stale:
+            self._warn("store", "the store is away; the tracks are those that were last seen")
+        else:
+            self.warnings.pop("store", None)
         for role, ref in wanted.items():
             await self._turn(role, ref)
         self._forget()

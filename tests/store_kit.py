@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import SHUT_RDWR
 from threading import Event, Lock, Thread
 from typing import Any
 from uuid import uuid4
@@ -191,7 +192,8 @@ def losing_answers(ending: str) -> Fault:
         if environ["REQUEST_METHOD"] != "PUT" or not environ["PATH_INFO"].endswith(ending) or done:
             return found
         done.append(ending)
-        return torn([], 0)
+        environ["werkzeug.socket"].shutdown(SHUT_RDWR)
+        raise ConnectionError("the test pulls the plug")
 
     return fault
 

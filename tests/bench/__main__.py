@@ -28,6 +28,7 @@ from lynceus.measure import measure
 from lynceus.sky import estimate_sky
 from lynceus.tiling import cut_tiles
 from model_store import default_bundle
+from tests.bench.shadow import shadow_cost
 from training.simulate import SceneSpec, draw_scene
 
 ROUNDS = 5
@@ -61,8 +62,11 @@ def main() -> None:
     seconds = {name: [t * naive.scale if "naive" in name else t for t in times] for name, times in seconds.items()}
     show(seconds, peak)
     console.print(f"a lone small frame after a burst of {BURST}, over one before it: {burst:.2f}")
+    shadow = shadow_cost(read_frame(data).pixels, FOLDER, console)
     with (FOLDER / "history.jsonl").open("a") as history:
-        history.write(json.dumps({"at": time.time(), "seconds": seconds, "service_peak_bytes": peak}) + "\n")
+        history.write(
+            json.dumps({"at": time.time(), "seconds": seconds, "service_peak_bytes": peak, "shadow": shadow}) + "\n"
+        )
 
 
 def bench_frame() -> Path:

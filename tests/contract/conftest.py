@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -28,11 +27,7 @@ def command(port: int) -> list[str]:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:  # for this server alone: others start in the same process
-            for name, value in SETTINGS.items():
-                patch.setenv(name, value)
-            running_at = stack.enter_context(running(command(port), port, folder / "log"))
+    with running(command(port), port, folder / "log", settings=SETTINGS) as running_at:
         yield running_at
 
 

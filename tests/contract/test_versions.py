@@ -6,7 +6,6 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,8 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(store: LocalStore, journal: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     own = {"LYNCEUS_STORE": str(store.root), "LYNCEUS_CANARY_JOURNAL": str(journal)}
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in (SETTINGS | own).items():
-                patch.setenv(name, value)
-            command = [sys.executable, "-m", "service", "--port", str(port)]
-            at = stack.enter_context(running(command, port, tmp_path_factory.mktemp("versions") / "log"))
+    command = [sys.executable, "-m", "service", "--port", str(port)]
+    with running(command, port, tmp_path_factory.mktemp("versions") / "log", settings=SETTINGS | own) as at:
         yield at
 
 

@@ -1,20 +1,26 @@
-"""A real server around a matched filter with a planted virtue or fault: `PLANTED=shifted bentoml serve ...`."""
+"""Real servers around matched filters with planted virtues and faults: `planted_service stable=3000 blind=3001`.
 
+One process, because the import of torch is most of what a server costs.
+"""
+
+import asyncio
 import hashlib
-import os
+import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from uvicorn import Config, Server
 
 from lynceus.bundle import Bundle, Manifest, Provenance
 from lynceus.detector import Detector, DetectorSpec
 from lynceus.network import NetworkSpec, RawDetections
 from lynceus.tiling import TileSpec
 from service.app import create_app
-from service.hosting import hosted
 from service.settings import Settings
 
 SOFTENING = 2.0  # of the normalised tiles it is shown
@@ -41,7 +47,7 @@ class Filter:
 
     limit: float = 6.5
     shift: float = 0.0
-    pause: float = 0.05
+    pause: float = 0.03
     noise: float = 0.0
 
     def __call__(self, tiles: Tensor) -> Sequence[RawDetections]:
@@ -86,7 +92,7 @@ PLANTED = {
     "better": replace(STABLE, limit=5.0),
     "shifted": replace(STABLE, shift=1.5),
     "blind": replace(STABLE, limit=11.0),
-    "slow": replace(STABLE, pause=0.25),
+    "slow": replace(STABLE, pause=0.18),
 }
 
 
@@ -104,5 +110,31 @@ def planted_bundle(name: str) -> Bundle:
     return Bundle(Detector(PLANTED[name], spec), manifest)
 
 
-settings = Settings()
-Lynceus = hosted(create_app(settings, planted_bundle(os.environ["PLANTED"])), settings)
+async def serve(ports: dict[str, int]) -> None:
+    """Every version asked for on a port of its own, in one process, until it is told to stop."""
+    settings = Settings()
+    servers = [
+        Unsignalled(
+            Config(create_app(settings, planted_bundle(name)), host="127.0.0.1", port=port, log_level="warning")
+        )
+        for name, port in ports.items()
+    ]
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    await asyncio.gather(*(server.serve() for server in servers))
+
+
+class Unsignalled(Server):
+    """Leaves signals to whom runs several."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+if __name__ == "__main__":
+    asyncio.run(serve({name: int(port) for name, port in (argument.split("=") for argument in sys.argv[1:])}))

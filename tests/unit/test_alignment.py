@@ -42,19 +42,19 @@ def checked(places, shown, shape, tolerance=2.5, shift=(0.0, 0.0)):
 
 
 def test_a_catalogue_that_fits_is_never_called_shifted():
-    verdicts = Counter(checked(*drawn(seed)).verdict for seed in range(250))
+    verdicts = Counter(checked(*drawn(seed)).verdict for seed in range(120))
     assert verdicts["shifted"] == verdicts["other_field"] == verdicts["no_overlap"] == 0
-    assert verdicts["fits"] >= 245
+    assert verdicts["fits"] == 120
 
 
 def test_a_catalogue_of_another_field_fits_nowhere():
     verdicts = Counter()
-    for seed in range(100):
+    for seed in range(40):
         places, _, shape, tolerance = drawn(seed)
         other = lists(seed + 1000, len(places), shape, clustered=seed % 3 == 0)[1]
         verdicts[checked(places, other, shape, tolerance).verdict] += 1
     assert verdicts["fits"] + verdicts["shifted"] == 0
-    assert verdicts["other_field"] >= 90
+    assert verdicts["other_field"] == 40
 
 
 @pytest.mark.parametrize("shift", [(1.0, 1.0), (-1.0, -1.0), (12.0, -3.5), (-60.0, 45.0), (0.0, 2.5), (0.5, -0.5)])
@@ -102,7 +102,7 @@ def test_depths_may_differ_widely(ratio):
 
 def test_the_share_on_the_frame():
     places, shown = lists(2, 400, SHAPES[1])
-    wide = np.concatenate([places, places + [5000.0, 0.0], [[np.nan, 1.0]]])
+    wide = np.concatenate([places, places + np.array([5000.0, 0.0]), [[np.nan, 1.0]]])
     found = checked(wide, shown, SHAPES[1])
     assert (found.verdict, found.on_frame) == ("fits", 0.5)
     assert found.matched == pytest.approx(0.8, abs=0.1)

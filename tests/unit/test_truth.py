@@ -404,6 +404,30 @@ def test_scores_of_another_tools_list(columns, scores):
     np.testing.assert_allclose(found.scores, scores, atol=1e-6)
 
 
+ANY = st.one_of(st.floats(), st.sampled_from([0.0, -1.0, 1e-300, 1e300, 99.0, 150.0, 4.0]))
+NAMES = ["FWHM_IMAGE", "FWHM_WORLD", "A_IMAGE", "B_IMAGE", "THETA_IMAGE", "THETA_J2000", "ELLIPTICITY", "ELONGATION",
+         "KRON_RADIUS", "FLUX_RADIUS", "X2_IMAGE", "Y2_IMAGE", "XY_IMAGE", "XMIN_IMAGE", "YMIN_IMAGE", "XMAX_IMAGE",
+         "YMAX_IMAGE", "X_MIN", "Y_MIN", "X_MAX", "Y_MAX", "FLAGS", "MAG_CALIB", "FLUX_AUTO", "FLUXERR_AUTO", "SCORE",
+         "IGNORED", "SNR", "RA", "DEC"]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(NAMES), unique=True), st.sampled_from(["X", "X_IMAGE", "RA"]),
+    st.sampled_from(["bundle", "catalogue"]), st.data(),
+)  # fmt: skip
+def test_absurd_values_never_make_an_absurd_truth(names, place, rule, draw):
+    pair = {"X": "Y", "X_IMAGE": "Y_IMAGE", "RA": "DEC"}
+    rows = {name: draw.draw(st.lists(ANY, min_size=4, max_size=4)) for name in {*names, place, pair[place]}}
+    text = ",".join(rows) + "\n" + "\n".join(",".join(map(repr, row)) for row in zip(*rows.values(), strict=True))
+    catalogue = read_catalogue(text.encode())
+    frame = with_wcs(20)
+    truth = truth_of(catalogue, frame, BLANK_SKY, SPEC, rule=rule, unlisted=False)
+    assert (truth.boxes >= 0).all()
+    assert (truth.boxes <= [300, 200, 300, 200]).all()
+    assert len(listed_detections(catalogue, frame, SPEC, rule=rule)) >= len(truth)
+
+
 def test_the_official_catalogue_of_the_eso_corner():
     frame = read_frame(test_data("catalogues/eso_ntt_emmi/image.fits").read_bytes())
     catalogue = read_catalogue(test_data("catalogues/eso_ntt_emmi/image.cat").read_bytes())
