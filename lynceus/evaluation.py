@@ -53,7 +53,8 @@ label { cursor: zoom-in; display: block; }
 {% block content %}
 <p class="soft">Evaluation</p>
 <h1>{{ title }}</h1>
-<p class="soft">{{ e.detections }} detections of score {{ e.min_score }} and more, against {{ e.sources }} sources
+<p class="soft">{{ e.detections|figure(0) }} detections of score {{ "%g"|format(e.min_score) }} and more,
+against {{ e.sources|figure(0) }} sources
 {%- if e.counts.sources_ignored %}; {{ e.counts.sources_ignored }} more do not count{% endif %}.</p>
 {% if warnings %}
 <ul class="warnings">
@@ -232,9 +233,9 @@ def _kinds(kept: Detections, truth: Truth) -> list[_Kind]:
 
 def _curve(bins: Sequence[Bin], along: str, name: str, colour: str) -> Markup | None:
     """Chart of the shares with their intervals; None where there is nothing to show."""
-    if not any(one.count for one in bins):
+    places = [place for place, one in enumerate(bins) if one.count]
+    if not places:
         return None
-    places = np.flatnonzero([one.count > 0 for one in bins])
     shares = np.array([bins[place].share for place in places])
     spread = np.abs(np.array([bins[place].interval for place in places]).T - shares)
 

@@ -47,7 +47,7 @@ class Filter:
 
     limit: float = 6.5
     shift: float = 0.0
-    pause: float = 0.03
+    pause: float = 0.05
     noise: float = 0.0
 
     def __call__(self, tiles: Tensor) -> Sequence[RawDetections]:
@@ -92,7 +92,7 @@ PLANTED = {
     "better": replace(STABLE, limit=5.0),
     "shifted": replace(STABLE, shift=1.5),
     "blind": replace(STABLE, limit=11.0),
-    "slow": replace(STABLE, pause=0.18),
+    "slow": replace(STABLE, pause=0.3),
 }
 
 

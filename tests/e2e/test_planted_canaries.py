@@ -17,7 +17,8 @@ from lynceus.decision import Decision, DecisionSpec, Outcome, decide
 from tests.fakes import NOISE, SKY, fits_bytes
 
 FRAMES, SIDE, SOURCES, FWHM = 9, 320, 50, 3.0
-SPEC = CompareSpec(decision=DecisionSpec(resamples=2000))
+# Other tests run beside this one on the same cores, and frames are small: time is less certain than on a service.
+SPEC = CompareSpec(decision=DecisionSpec(resamples=2000, tolerance={"latency": 2.0}))
 VERSIONS = ("stable", "other_seed", "better", "shifted", "blind", "slow")
 
 pytestmark = pytest.mark.xdist_group("planted canaries")

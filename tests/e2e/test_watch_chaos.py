@@ -3,20 +3,19 @@
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from examples.running import free_port, wait_until_ready
+from examples.running import free_port, kill, wait_until_ready
 from tests.contract.conftest import command
 from tests.fakes import fits_bytes, star_field
 
@@ -116,26 +115,15 @@ class Service:
         wait_until_ready(self.url, self.process, self.log)
 
     def kill(self) -> None:
-        """End its processes at once: BentoML's worker has a session of its own, and would go on without the parent."""
+        """End its processes at once, and wait until nobody listens."""
         if self.process is not None:
-            for pid in (self.process.pid, *descendants(self.process.pid)):  # the parent first: it starts workers anew
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self.process.wait()
+            kill(self.process)
             self.process = None
             until(lambda: not self.listens())
 
     def listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, tasks.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
 
 
 class Watching:

@@ -27,27 +27,19 @@ def dense_iou(boxes, sources):
 
 def greedy(worth, scores, threshold):
     """Source of each detection, or -1: by falling score, each takes the free one of the highest worth."""
-    source_of = np.full(len(scores), -1)
-    for detection in sorted(range(len(scores)), key=lambda one: -scores[one]):
-        free = [m for m in range(worth.shape[1]) if m not in source_of and worth[detection, m] >= threshold]
-        if free:
-            source_of[detection] = max(free, key=lambda m: (worth[detection, m], m))
-    return source_of
+    return greedy_with_ignored(worth, worth, scores, np.zeros(worth.shape[1], bool), threshold)
 
 
-def greedy_with_ignored(boxes, scores, sources, ignored, threshold=0.5):
+def greedy_with_ignored(iou, covered, scores, ignored, threshold=0.5):
     """The same, but a detection that can have no source may have an ignored one, which holds one."""
-    iou, covered = dense_iou(boxes, sources)
-    source_of = np.full(len(scores), -1)
+    source_of, taken = np.full(len(scores), -1), set()
     for detection in sorted(range(len(scores)), key=lambda one: -scores[one]):
-        for worth, wanted in ((iou, False), (covered, True)):
-            free = [
-                m
-                for m in range(len(sources))
-                if ignored[m] == wanted and m not in source_of and worth[detection, m] >= threshold
-            ]
-            if free and source_of[detection] == -1:
-                source_of[detection] = max(free, key=lambda m: (worth[detection, m], m))
+        for worth, among in ((iou[detection], ~ignored), (covered[detection], ignored)):
+            free = set(np.flatnonzero(among & (worth >= threshold))) - taken
+            if free:
+                source_of[detection] = max(free, key=lambda m: (worth[m], m))
+                taken.add(source_of[detection])
+                break
     return source_of
 
 
