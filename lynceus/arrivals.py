@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 PATTERNS = tuple(f"*.{kind}{packed}" for kind in ("fits", "fit", "fts") for packed in ("", ".gz", ".bz2", ".fz"))
+FRAME_SUFFIX = re.compile(r"\.(fits?|fts)(\.(gz|bz2|fz))?$", re.IGNORECASE)
 OWN = ".sources.fits"  # what a result in FITS is called, so that it can be told from a frame
 BLOCK, CARD = 2880, 80
 MAX_HEADER_BLOCKS = 3000  # what has more is not read on; the service says what it thinks of it

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lynceus.arrivals import PATTERNS
+from lynceus.arrivals import FRAME_SUFFIX, PATTERNS
 from lynceus.client import EXTENSIONS, AsyncClient, Client
 from lynceus.durable import write_whole
 from lynceus.errors import LynceusError
-from lynceus.watch import FRAME_SUFFIX, Watched, watch_folder
+from lynceus.watch import watch_folder
+from lynceus.watched import Watched
 
 OK, FAILED, USAGE = 0, 1, 2
 URL = "http://127.0.0.1:3000"

@@ -232,11 +232,11 @@ def compare(
         for one in both:
             one.get_ready(frames)
         check_different(both, spec)
-        session = Session(both, spec, catalogues or {})
+        trial = Trial(both, spec, catalogues or {})
         for done, path in enumerate([*frames, *darks]):
             progress(done, len(frames) + len(darks), path.name)
-            session.look(path, dark=done >= len(frames))
-    return session.concluded()
+            trial.look(path, dark=done >= len(frames))
+    return trial.concluded()
 
 
 def check_different(both: Sequence[Contestant], spec: CompareSpec) -> None:
@@ -248,7 +248,7 @@ def check_different(both: Sequence[Contestant], spec: CompareSpec) -> None:
         )
 
 
-class Session:
+class Trial:
     """Gathers what is seen, file by file; one that fails loses nothing of the others.
 
     Parameters

@@ -1,7 +1,6 @@
 """`lynceus compare`: folders in, a decision, reports and an exit code out."""
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -11,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from lynceus.arrivals import PATTERNS
+from lynceus.arrivals import FRAME_SUFFIX, PATTERNS
 from lynceus.compare import Connect, compare
 from lynceus.comparison import SCHEMA_VERSION, CompareSpec, Comparison, Endpoint
 from lynceus.comparison_report import comparison_json, comparison_page
@@ -19,7 +18,6 @@ from lynceus.durable import write_whole
 from lynceus.errors import ComparisonError, LynceusError
 
 NOT_COMPARED = 30  # exit code
-FITS_ENDING = re.compile(r"\.(fits|fit|fts)(\.(gz|bz2|fz))?$", re.IGNORECASE)
 CATALOGUE_ENDINGS = (".cat", ".ldac", ".fits", ".fit", ".vot", ".xml", ".ecsv", ".csv", ".dat", ".txt")
 CATALOGUE_MARKS = ("", "_trl", "_cat")  # between the frame's name and the ending
 
@@ -126,7 +124,7 @@ def catalogues_of(frames: Sequence[Path], folder: Path) -> dict[Path, Path]:
     present = {path.name.lower(): path for path in folder.glob("*") if path.is_file()}
     found = {}
     for frame in frames:
-        stem = FITS_ENDING.sub("", frame.name).lower()
+        stem = FRAME_SUFFIX.sub("", frame.name).lower()
         names = (f"{stem}{mark}{ending}" for mark in CATALOGUE_MARKS for ending in CATALOGUE_ENDINGS)
         paths = (present[name] for name in names if name in present)
         own = next((path for path in paths if path.resolve() != frame.resolve()), None)

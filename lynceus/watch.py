@@ -4,43 +4,40 @@ import asyncio
 import hashlib
 import json
 import logging
-import re
 import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from glob import escape
-from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 from watchfiles import Change, awatch
 
-from lynceus.arrivals import OWN, PATTERNS, Arrivals, is_frame_name, lacks, look_at, scan
+from lynceus.arrivals import Arrivals, is_frame_name, lacks, look_at, scan
 from lynceus.call import INTERRUPTED, backoff
-from lynceus.client import EXTENSIONS, AsyncClient
+from lynceus.client import AsyncClient
 from lynceus.durable import write_whole
 from lynceus.errors import RefusedError, ServiceError, UnavailableError
 from lynceus.spool import Entry, Spool
 from lynceus.tally import Tally, metrics_server
+from lynceus.trouble import Trouble
+from lynceus.watched import Watched
 
 logger = logging.getLogger(__name__)
 
 NOT_THE_FRAME = frozenset({401, 403, 404, 405, 406, 407})  # key, address, version or format: no frame is at fault
 DEADLINE = "deadline_exceeded"
 INCOMPLETE, UNREADABLE = "incomplete", "unreadable"
-LONGEST_RETRY_AFTER = 300.0  # seconds; a service that asks for more is asked again all the same
 QUIET_RESCAN = 10.0  # seconds between two looks at a folder that reports its changes
 LOOK_SHARE = 0.2  # of the time that looks may take, however many changes are reported
 SHORTEST_GAP = 0.1  # seconds between two looks
 KEPT = 30 * 86400.0  # seconds that a frame is remembered after its file has gone
 PRUNE_EVERY = 3600.0  # seconds
 HEARTBEAT = 5.0  # seconds between two writings of the metrics
-FRAME_SUFFIX = re.compile(r"\.(fits?|fts)(\.(gz|bz2|fz))?$", re.IGNORECASE)
 
 
 class Detects(Protocol):
@@ -48,125 +45,6 @@ class Detects(Protocol):
 
     async def detect_as(self, frame: Path, format: str, **query: Any) -> bytes:
         """The answer for a frame."""
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What is watched, and what is done with it.
-
-    Attributes
-    ----------
-    folder : Path
-        Where frames arrive.
-    out : Path or None
-        Where results go, with the sub-folders of the frames; beside the frames by default.
-    format : str
-        One of the service's.
-    patterns : sequence of str
-        Of file names, in lower case.
-    recursive : bool
-        Whether frames arrive in sub-folders too.
-    dead_letters, state : Path or None
-        Folders for reasons and for the spool; `dead-letters` and `.lynceus` in the folder by default.
-    move : bool
-        Whether a frame that is given up is moved to its reason.
-    poll : float or None
-        Seconds between two looks, for file systems that do not report changes; None to trust reports in between.
-    settle, give_up : float
-        Seconds a file must be at rest to be sent, and after which one that is incomplete is given up.
-    tries : int
-        How often the service may fail on a frame.
-    concurrency : int
-        Frames in flight.
-    grace : float
-        Seconds that those have when the watcher is stopped.
-    once : bool
-        Whether to stop when every frame has its result or reason.
-    query : mapping
-        Parameters of `/detect`.
-    """
-
-    folder: Path
-    out: Path | None = None
-    format: str = "votable"
-    patterns: Sequence[str] = PATTERNS
-    recursive: bool = False
-    dead_letters: Path | None = None
-    state: Path | None = None
-    move: bool = False
-    poll: float | None = None
-    settle: float = 1.0
-    give_up: float = 600.0
-    tries: int = 5
-    concurrency: int = 2
-    grace: float = 30.0
-    once: bool = False
-    query: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def state_folder(self) -> Path:
-        """Where the spool is."""
-        return self.state or self.folder / ".lynceus"
-
-    @property
-    def dead_folder(self) -> Path:
-        """Where the reasons are."""
-        return self.dead_letters or self.folder / "dead-letters"
-
-    def skipped(self) -> list[Path]:
-        """Folders that hold no frames, though they may lie among them."""
-        own = [self.state_folder, self.dead_folder, *([self.out] if self.out else [])]
-        return [path for path in own if path.resolve() != self.folder.resolve()]
-
-    def results(self, name: str) -> Iterator[Path]:
-        """Names for the result of a frame, the best first: `a.fits` gives `a.vot`, `a.fits.vot`, `a.fits.2.vot`, ..."""
-        below = Path(name)
-        folder = (self.out or self.folder).absolute() / below.parent
-        extension = OWN if self.format == "fits" else EXTENSIONS[self.format]
-        yield folder / (FRAME_SUFFIX.sub("", below.name) + extension)
-        yield folder / (below.name + extension)
-        for number in count(2):
-            yield folder / f"{below.name}.{number}{extension}"
-
-    def reason(self, name: str) -> Path:
-        """Where the reason of a frame goes."""
-        return self.dead_folder / f"{name}.reason.json"
-
-
-class Trouble:
-    """Something outside that must pass by itself: waited for with backoff, told when it begins and when it ends.
-
-    Parameters
-    ----------
-    what : str
-        Begins the sentence that is logged.
-    clock : callable
-        Seconds since 1970.
-    """
-
-    def __init__(self, what: str, clock: Callable[[], float]) -> None:
-        self.what = what
-        self.until = 0.0
-        self._clock = clock
-        self._met = 0
-        self._since = 0.0
-
-    def meet(self, why: object, retry_after: float | None = None) -> float:
-        """It is there; gives the seconds to wait."""
-        now = self._clock()
-        if not self._met:
-            self._since = now
-            logger.warning("%s: %s; waiting for it to pass", self.what, why)
-        if now >= self.until:  # frames that fail together count once
-            self._met += 1
-        self.until = max(self.until, now + backoff(self._met, min(retry_after or 0.0, LONGEST_RETRY_AFTER)))
-        return self.until - now
-
-    def pass_(self) -> None:
-        """It is not, or no longer, there."""
-        if self._met:
-            logger.warning("%s: over after %.0f s", self.what, self._clock() - self._since)
-        self._met, self.until = 0, 0.0
 
 
 class Watcher:

@@ -8,8 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.data import test_data as data_file
 from tests.coco import coco, dense_iou, greedy_with_ignored
+from tests.data import test_data as data_file
 from training.simulate import SceneSpec, draw_scene
 
 SCALE, LEAST = 2.5, 4.0  # the box rule: side over FWHM, least side in pixels
@@ -71,9 +71,7 @@ def test_a_simulated_frame_with_its_truth(address: str) -> None:
     frame, catalogue = io.BytesIO(), io.StringIO()
     hdu.writeto(frame)
     truth.write(catalogue, format="ascii.ecsv")
-    answer = post(
-        address, "/evaluate?unlisted=false", frame=frame.getvalue(), catalogue=catalogue.getvalue().encode()
-    )
+    answer = post(address, "/evaluate?unlisted=false", frame=frame.getvalue(), catalogue=catalogue.getvalue().encode())
     sources = np.stack([np.asarray(truth[name], float) for name in ("x_min", "y_min", "x_max", "y_max")], axis=1)
     on_frame = (truth["x"] > -0.5) & (truth["x"] < 511.5) & (truth["y"] > -0.5) & (truth["y"] < 511.5)
     ignored = np.asarray(truth["ignored"], bool)[on_frame]

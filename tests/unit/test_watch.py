@@ -17,7 +17,9 @@ from lynceus.durable import write_whole
 from lynceus.errors import RefusedError, ServiceError, UnavailableError
 from lynceus.spool import Spool
 from lynceus.tally import BUCKETS, MAX_CODES, Tally, metrics_server
-from lynceus.watch import Watched, Watcher
+from lynceus.trouble import LONGEST_RETRY_AFTER
+from lynceus.watch import Watcher
+from lynceus.watched import Watched
 from tests.fakes import fits_bytes, star_field
 
 FRAME = fits_bytes(star_field((10, 10), []))
@@ -270,7 +272,7 @@ def test_the_service_says_when_to_come_back(bench: Bench) -> None:
     assert bench.step()
     assert not bench.step(after=20.0)
     assert bench.step(after=call.BASE_PAUSE)
-    assert bench.step(after=watch.LONGEST_RETRY_AFTER + 1.0)  # nobody is left alone for ever
+    assert bench.step(after=LONGEST_RETRY_AFTER + 1.0)  # nobody is left alone for ever
     assert bench.tally.done == 1
 
 
