@@ -6,6 +6,7 @@ float32 under autocast, and ignore regions take no loss.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d, max_pool2d
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -128,6 +129,7 @@ class ProposalNetwork(RegionProposalNetwork):
         """
         levels = list(features.values())
         objectness, offsets = self.head(levels)
+        objectness = [silenced(level, images.tensors) for level in objectness]
         anchors = self.anchor_generator(images, levels)
         counts = [level[0].numel() for level in objectness]
         objectness, offsets = concat_box_prediction_layers(objectness, offsets)
@@ -185,6 +187,29 @@ class ProposalNetwork(RegionProposalNetwork):
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
             label[(label == 0) & (cover(anchor, target["ignored"]) >= self.ignore_cover)] = -1
         return labels, matched
+
+
+def silenced(objectness: Tensor, tiles: Tensor) -> Tensor:
+    """Let no proposal come from where a tile has nothing to see.
+
+    Padding and masked areas are exactly 0, which noise never is. No training frame has large ones, and the network
+    makes thousands of proposals of them, all refused later, at a cost.
+
+    Parameters
+    ----------
+    objectness : Tensor, shape (B, A, H, W)
+        Of one level of the pyramid, as logits.
+    tiles : Tensor, shape (B, C, T, T)
+        Normalised.
+
+    Returns
+    -------
+    Tensor, shape (B, A, H, W)
+        Minus infinity in the cells that are dark, and whose neighbours are.
+    """
+    lit = adaptive_max_pool2d(tiles.abs().amax(dim=1, keepdim=True), list(objectness.shape[-2:]))
+    lit = max_pool2d(lit, 3, stride=1, padding=1)  # (B, 1, H, W)
+    return objectness.masked_fill(lit == 0, -torch.inf)
 
 
 class BoxHeads(RoIHeads):

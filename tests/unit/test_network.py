@@ -4,7 +4,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 
 from lynceus.merge import Suppression
 from lynceus.network import RESNET50_V2, Network, NetworkSpec, fold_batch_norms
-from lynceus.regions import BoxHeads, Float32BoxCoder, cover, suppress
+from lynceus.regions import BoxHeads, Float32BoxCoder, cover, silenced, suppress
 
 SMALL = NetworkSpec(widths=(8, 16, 16, 16), blocks=(1, 1, 1, 1), pyramid=16, head_units=(32,))
 
@@ -178,3 +178,14 @@ def test_ignore_regions_take_no_loss_in_the_second_stage():
     for boxes, expected in ((proposals[0][:1], [1, -1, 0]), (torch.zeros(0, 4), [-1, -1, 0])):
         _, labels = heads.assign_targets_to_proposals(proposals, [boxes], [torch.ones(len(boxes), dtype=torch.int64)])
         assert labels[0].tolist() == expected
+
+
+def test_no_proposal_comes_from_where_there_is_nothing_to_see():
+    tiles = torch.zeros(1, 1, 64, 64)
+    tiles[..., :16, :16] = torch.randn(16, 16)
+    for cells in (16, 8, 4):
+        quiet = silenced(torch.ones(1, 3, cells, cells), tiles)[0]
+        lit = cells // 4 + 1  # one cell more than the stars reach
+        assert (quiet[:, :lit, :lit] == 1).all()
+        assert torch.isinf(quiet[:, lit:]).all()
+        assert torch.isinf(quiet[:, :, lit:]).all()
