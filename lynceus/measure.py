@@ -324,7 +324,8 @@ def _seeing(fwhm: Floats, snr: Floats, flags: NDArray[np.int64], spec: MeasureSp
         chosen = np.sort(np.log(fwhm[bright & (flags & ~allowed == 0)]))
         if len(chosen) >= spec.seeing_count:
             mode = _densest(chosen)
-            return float(np.exp(np.median(chosen[np.abs(chosen - mode) < POINT_SOURCE_SPREAD])))
+            near = chosen[np.abs(chosen - mode) < POINT_SOURCE_SPREAD]
+            return float(np.exp(np.median(near) if len(near) else mode))  # of few and scattered ones, none is near
     return None
 
 

@@ -237,3 +237,10 @@ def test_the_summary_knows_seeing_noise_and_limit():
     assert summary.limiting_mag == pytest.approx(25 - 2.5 * np.log10(expected), abs=0.1)
     assert sources.mag is not None
     assert np.median(sources.mag) == pytest.approx(25 - 2.5 * np.log10(1e5), abs=0.03)
+
+
+@given(st.lists(st.floats(0.5, 60), min_size=5, max_size=12))
+def test_the_seeing_of_few_and_scattered_sources_is_among_them(widths):
+    fwhm = np.array(widths)
+    seeing = _seeing(fwhm, np.full(len(fwhm), 100.0), np.zeros(len(fwhm), np.int64), SPEC)
+    assert fwhm.min() * (1 - 1e-9) <= seeing <= fwhm.max() * (1 + 1e-9)
