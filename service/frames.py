@@ -19,7 +19,7 @@ from service.metrics import Metrics
 from service.question import Question
 from service.served import Served
 from service.settings import Settings
-from service.turns import SHADOW, Priority
+from service.turns import Priority
 from service.upload import Upload
 from service.watch import Stopwatch
 
@@ -94,16 +94,20 @@ class Pipeline:
         async with self._decoding:
             return await self._cut(served, frames, watch)
 
-    async def find(
-        self, served: Served, opened: Opened, question: Question, watch: Stopwatch, *, shadow: bool = False
-    ) -> list[Block]:
+    async def find(self, served: Served, opened: Opened, question: Question, watch: Stopwatch) -> list[Block]:
         """Find the sources in frames that were made ready for this version."""
-        looked = await self.look(served, opened, SHADOW if shadow else question.priority, watch)
+        looked = await self.look(served, opened, question.priority, watch)
+        blocks = await self.publish(served, opened, looked, question, watch)
+        self._count(served.track, watch, blocks, looked)
+        return blocks
+
+    async def publish(
+        self, served: Served, opened: Opened, looked: Sequence[Looked], question: Question, watch: Stopwatch
+    ) -> list[Block]:
+        """Measure what is worth it of all that was found."""
         kept = [self._keep(one.detections, served, question) for one in looked]
         measured = await asyncio.to_thread(self._measure, opened.frames, kept, looked, served, question)
         watch.lap("measure")
-        if not shadow:
-            self._count(served.track, watch, kept, looked)
         return self._blocks(opened.frames, looked, kept, measured, served, watch)
 
     async def look(self, served: Served, opened: Opened, priority: Priority, watch: Stopwatch) -> list[Looked]:
@@ -174,11 +178,11 @@ class Pipeline:
             measured.append(Measured(sources, summarise(frame, sources, sky, spec)))
         return measured
 
-    def _count(self, track: str, watch: Stopwatch, kept: Sequence[Kept], looked: Sequence[Looked]) -> None:
+    def _count(self, track: str, watch: Stopwatch, blocks: Sequence[Block], looked: Sequence[Looked]) -> None:
         for stage, seconds in watch.seconds.items():
             self.metrics.stage_seconds.labels(stage, track).observe(seconds)
-        for one in kept:
-            self.metrics.detections.labels(track).observe(len(one.detections))
+        for block in blocks:
+            self.metrics.detections.labels(track).observe(len(block.sources))
         self.metrics.capped.inc(sum(one.capped for one in looked))
 
     def _blocks(

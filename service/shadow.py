@@ -17,9 +17,11 @@ from service.metrics import Metrics
 from service.question import Question
 from service.served import CANARY, Served
 from service.settings import Settings
+from service.turns import SHADOW
 from service.watch import Stopwatch
 
 LOOK = 0.02  # seconds between two looks whether callers wait
+QUIET = 0.25  # seconds without a caller before a stage begins
 PATIENCE = 60.0  # seconds that a frame may wait for a pause
 WORK = ("tile", "infer", "merge", "measure")  # stages that depend on the version
 
@@ -38,9 +40,9 @@ class Offer:
 class Shadow:
     """Runs the canary on frames that are answered already, and compares.
 
-    It never slows stable by more than the tile that is being looked at: its tiles come after everybody else's, it
-    begins each stage only while no caller waits, it works on one frame at a time and for a bounded share of the time.
-    A frame that finds it at work is left out, and counted.
+    It slows stable by no more than the tile or stage it is at when a frame arrives: its tiles come after everybody
+    else's, it begins each stage only when no caller has waited for a while, it works on one frame at a time and for a
+    bounded share of the time. A frame that finds it at work is left out, and counted.
 
     Parameters
     ----------
@@ -100,37 +102,42 @@ class Shadow:
             canary = self._canary()
             if canary is None:
                 continue
-            started = time.monotonic()
+            watch = Stopwatch()
             try:
                 async with asyncio.timeout(PATIENCE):
-                    await self._compare(canary, offer)
+                    await self._compare(canary, offer, watch)
                 self._count("compared")
             except TimeoutError:
                 self._count("skipped")
             except Exception:
                 logger.exception("the canary %s failed on frame %s", canary.ref, offer.sha256[:12])
                 self._count("failed")
-            self._rest(time.monotonic() - started)
+            self._rest(sum(seconds for stage, seconds in watch.seconds.items() if stage in WORK))
 
-    async def _compare(self, canary: Served, offer: Offer) -> None:
-        await self._pause()
-        watch = Stopwatch()
-        opened = await self.pipeline.reopen(canary, [block.frame for block in offer.blocks], watch)
-        await self._pause()
-        watch.lap("pause")
-        seen = self.pipeline.batcher.owed_frames
-        blocks = await self.pipeline.find(canary, opened, offer.question, watch, shadow=True)
-        alone = self.pipeline.batcher.owed_frames == seen
+    async def _compare(self, canary: Served, offer: Offer, watch: Stopwatch) -> None:
+        pipeline = self.pipeline
+        await self._pause(watch)
+        opened = await pipeline.reopen(canary, [block.frame for block in offer.blocks], watch)
+        await self._pause(watch)
+        seen = pipeline.batcher.owed_frames
+        looked = await pipeline.look(canary, opened, SHADOW, watch)
+        alone = pipeline.batcher.owed_frames == seen
+        await self._pause(watch)
+        blocks = await pipeline.publish(canary, opened, looked, offer.question, watch)
         ratio = latency_ratio(offer.blocks[0], blocks[0]) if alone else None
         for stable, block in zip(offer.blocks, blocks, strict=True):
             pairing = await asyncio.to_thread(pair_blocks, stable, block)
             self._observe(pairing, ratio)
             await asyncio.to_thread(self._journal.write, entry(stable, block, pairing, ratio))
 
-    async def _pause(self) -> None:
-        """Wait until no caller waits."""
-        while self._busy():
+    async def _pause(self, watch: Stopwatch) -> None:
+        """Wait until no caller has waited for a while: one who just got his answer often has the next frame ready."""
+        quiet = time.monotonic()
+        while time.monotonic() - quiet < QUIET:
             await asyncio.sleep(LOOK)
+            if self._busy():
+                quiet = time.monotonic()
+        watch.lap("pause")
 
     def _rest(self, worked: float) -> None:
         """Leave out the frames of so long a time that the work is no more than the budget's share of it."""

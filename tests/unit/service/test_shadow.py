@@ -24,6 +24,12 @@ from service.shadow import Shadow
 from service.watch import Stopwatch
 from tests.fakes import SMALL_TILES, FixedNetwork, fixed_bundle, star_field
 
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUIET", 0.02)
+
+
 STARS = [(40.0, 50.0), (90.0, 30.0), (70.0, 90.0)]
 FRAME = Frame(star_field((120, 120), STARS))
 SHA256 = "ab" * 32
@@ -135,6 +141,21 @@ def test_it_waits_for_a_pause_and_gives_up_without_one(monkeypatch: pytest.Monke
             await until(lambda: it.count("skipped"))
             it.busy[0] = False
             it.shadow.offer(SHA256, blocks, Question())
+            await until(lambda: it.count("compared"))
+
+    asyncio.run(scenario())
+
+
+def test_it_begins_only_when_no_caller_has_waited_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUIET", 0.2)
+
+    async def scenario() -> None:
+        async with house(FixedNetwork()) as it:
+            it.shadow.offer(SHA256, await stable_blocks(it.pipeline), Question())
+            for _ in range(8):  # callers come and go, with hardly a pause between two
+                it.busy[0] = not it.busy[0]
+                await asyncio.sleep(0.1)
+            assert not it.pipeline.batcher.queue_tiles + it.count("compared")
             await until(lambda: it.count("compared"))
 
     asyncio.run(scenario())
