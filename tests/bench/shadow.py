@@ -20,7 +20,7 @@ from model_store.local import LocalStore
 from tests.fakes import fits_bytes
 from tests.variants import jitter, save_variant
 
-ROUNDS, FRAMES = 4, 6
+ROUNDS, FRAMES = 6, 6
 SIDE = 1024
 CADENCES = {"one after the other": 0.0, "every 4 s": 4.0}  # seconds between the starts of two frames
 
