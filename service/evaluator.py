@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from lynceus.scoring import evaluate
 from lynceus.sky import Sky
 from lynceus.truth import Catalogue, Truth, listed_detections, positions_of, read_catalogue, truth_of
 from lynceus.unlisted import find_peaks
-from service.frames import Looked, Opened, Pipeline, cap_warning
+from service.frames import Pipeline, cap_warning
 from service.question import EvaluateQuestion
 from service.refusals import BadParameterError
 from service.served import Served
@@ -36,6 +36,15 @@ class MisfitError(CatalogueError):
     """The catalogue and the frame do not show the same sky at the same place."""
 
     code = "catalogue_misfit"
+
+
+@dataclass(frozen=True, eq=False)
+class Claimed:
+    """The list that is scored, at any score, and the threshold it is published with."""
+
+    detections: Detections
+    min_score: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,17 +125,21 @@ class Evaluator:
         watch = Stopwatch()
         catalogue, detections = upload.read("catalogue") or b"", upload.read("detections")
         opened = await self.pipeline.open(served, upload, _one_hdu(question.hdu), watch)
-        looked = None
+        [frame], [cut] = opened.frames, opened.cuts
+        spec = served.detector.spec
+        truth = await asyncio.to_thread(lay_over, catalogue, frame, cut.sky, spec.measure, question)
+        watch.lap("truth")
         if detections is None:
             [looked] = await self.pipeline.look(served, opened, question.priority, watch)
-        args = (served, opened, looked, catalogue, detections, question)
-        lists, summary = await asyncio.to_thread(_prepare, *args)
-        watch.lap("truth")
+            claimed = Claimed(looked.detections, spec.min_score, cap_warning(looked))
+        else:
+            claimed = await asyncio.to_thread(claimed_in, detections, frame, spec.measure, question)
+        lists, summary = await asyncio.to_thread(measured, claimed, truth, frame, cut.sky, spec.measure, question)
+        watch.lap("measure")
         evaluation = await asyncio.to_thread(
-            evaluate, lists.found, lists.truth, min_score=lists.min_score, positions=lists.positions
+            evaluate, lists.found, truth, min_score=lists.min_score, positions=lists.positions
         )
         watch.lap("score")
-        [frame], [cut] = opened.frames, opened.cuts
         return Evaluated(
             frame=frame,
             sky=cut.sky,
@@ -139,38 +152,40 @@ class Evaluator:
         )
 
 
-def _prepare(
-    served: Served,
-    opened: Opened,
-    looked: Looked | None,
-    catalogue: bytes,
-    detections: bytes | None,
-    question: EvaluateQuestion,
-) -> tuple[Lists, FrameSummary]:
-    """Turn the catalogue into truth, and measure what is scored against it."""
-    spec = served.detector.spec
-    [frame], [cut] = opened.frames, opened.cuts
+def lay_over(catalogue: bytes, frame: Frame, sky: Sky, spec: MeasureSpec, question: EvaluateQuestion) -> Truth:
+    """The truth of a frame by a catalogue, with what must be known of the two in its warnings.
+
+    Raises
+    ------
+    CatalogueError
+        If it cannot be read, or does not fit the frame.
+    """
     listed = read_catalogue(catalogue)
     truth = truth_of(
         listed,
         frame,
-        cut.sky,
-        spec.measure,
+        sky,
+        spec,
         rule=question.box_rule,
         ignore_flags=question.ignore_flags,
         unlisted=question.unlisted,
     )
-    warnings = [*frame.warnings, *truth.warnings, *check_fit(listed, truth, frame, cut.sky, spec.measure)]
-    if looked is None:
-        found = listed_detections(read_catalogue(detections or b""), frame, spec.measure, rule=question.box_rule)
-        least = ANY_SCORE
-    else:
-        found, least = looked.detections, spec.min_score
-        warnings += cap_warning(looked)
-    least = least if question.min_score is None else question.min_score
-    sources = measure(frame, found[found.scores >= least], cut.sky, spec.measure)
-    lists = Lists(found, sources, least, truth, tuple(warnings))
-    return lists, summarise(frame, sources, cut.sky, spec.measure)
+    return replace(truth, warnings=(*truth.warnings, *check_fit(listed, truth, frame, sky, spec)))
+
+
+def claimed_in(data: bytes, frame: Frame, spec: MeasureSpec, question: EvaluateQuestion) -> Claimed:
+    """Another tool's list; raises CatalogueError if it cannot be read."""
+    return Claimed(listed_detections(read_catalogue(data), frame, spec, rule=question.box_rule), ANY_SCORE)
+
+
+def measured(
+    claimed: Claimed, truth: Truth, frame: Frame, sky: Sky, spec: MeasureSpec, question: EvaluateQuestion
+) -> tuple[Lists, FrameSummary]:
+    """Both lists, with what is measured of the detections over the threshold, and of the frame."""
+    least = claimed.min_score if question.min_score is None else question.min_score
+    sources = measure(frame, claimed.detections[claimed.detections.scores >= least], sky, spec)
+    warnings = (*frame.warnings, *truth.warnings, *claimed.warnings)
+    return Lists(claimed.detections, sources, least, truth, warnings), summarise(frame, sources, sky, spec)
 
 
 def check_fit(listed: Catalogue, truth: Truth, frame: Frame, sky: Sky, spec: MeasureSpec) -> tuple[str, ...]:

@@ -98,21 +98,23 @@ class Shadow:
 
     async def _work(self) -> None:
         while True:
-            offer = await self._waiting.get()
-            canary = self._canary()
-            if canary is None:
-                continue
-            watch = Stopwatch()
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await self._compare(canary, offer, watch)
-                self._count("compared")
-            except TimeoutError:
-                self._count("skipped")
-            except Exception:
-                logger.exception("the canary %s failed on frame %s", canary.ref, offer.sha256[:12])
-                self._count("failed")
-            self._rest(sum(seconds for stage, seconds in watch.seconds.items() if stage in WORK))
+            await self._take(await self._waiting.get())  # and let go of its frames before the next one
+
+    async def _take(self, offer: Offer) -> None:
+        canary = self._canary()
+        if canary is None:
+            return
+        watch = Stopwatch()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._compare(canary, offer, watch)
+            self._count("compared")
+        except TimeoutError:
+            self._count("skipped")
+        except Exception:
+            logger.exception("the canary %s failed on frame %s", canary.ref, offer.sha256[:12])
+            self._count("failed")
+        self._rest(sum(seconds for stage, seconds in watch.seconds.items() if stage in WORK))
 
     async def _compare(self, canary: Served, offer: Offer, watch: Stopwatch) -> None:
         pipeline = self.pipeline
@@ -126,9 +128,7 @@ class Shadow:
         blocks = await pipeline.publish(canary, opened, looked, offer.question, watch)
         ratio = latency_ratio(offer.blocks[0], blocks[0]) if alone else None
         for stable, block in zip(offer.blocks, blocks, strict=True):
-            pairing = await asyncio.to_thread(pair_blocks, stable, block)
-            self._observe(pairing, ratio)
-            await asyncio.to_thread(self._journal.write, entry(stable, block, pairing, ratio))
+            await asyncio.to_thread(self._tell, stable, block, ratio)
 
     async def _pause(self, watch: Stopwatch) -> None:
         """Wait until no caller has waited for a while: one who just got his answer often has the next frame ready."""
@@ -142,6 +142,12 @@ class Shadow:
     def _rest(self, worked: float) -> None:
         """Leave out the frames of so long a time that the work is no more than the budget's share of it."""
         self._rest_until = time.monotonic() + worked * (1 / self.settings.canary_budget - 1)
+
+    def _tell(self, stable: Block, canary: Block, ratio: float | None) -> None:
+        """Compare what both found, for the metrics and the journal."""
+        pairing = pair_blocks(stable, canary)
+        self._observe(pairing, ratio)
+        self._journal.write(entry(stable, canary, pairing, ratio))
 
     def _observe(self, pairing: Pairing, ratio: float | None) -> None:
         for outcome, by_snr in pairing.counts.items():
