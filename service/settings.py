@@ -71,7 +71,7 @@ class Settings(BaseSettings):
         description="What one file may cost when it is read, e.g. `LYNCEUS_LIMITS__PIXELS`: `bytes` (after "
         "decompression), `pixels`, `header_cards`, `hdus`.",
     )
-    max_upload_bytes: PositiveInt = Field(1024**3, description="Largest request body: frame, mask and weight together.")
+    max_upload_bytes: PositiveInt = Field(1024**3, description="Largest request body: all parts together.")
     max_uploads: PositiveInt = Field(
         32, description="Requests that may be uploading or waiting to be decoded at once; 503 past it."
     )
