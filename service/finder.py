@@ -22,6 +22,7 @@ from service.refusals import OverloadedError
 from service.served import Served
 from service.settings import Settings
 from service.shadow import Shadow
+from service.tidy import Tidier
 from service.upload import DETECT_PARTS, EVALUATE_PARTS, Upload, receive
 from service.watch import Stopwatch, unless_gone
 
@@ -55,6 +56,7 @@ class Finder:
         self.evaluator = Evaluator(self.pipeline)
         self._flights: Flights[Any] = Flights()
         self._uploads = 0
+        self._tidier = Tidier()
         self.shadow = Shadow(
             self.pipeline, settings, metrics, canary=lambda: self.keeper.lineup.other, busy=self.is_busy
         )
@@ -70,6 +72,7 @@ class Finder:
         await self.keeper.close()
         await self.shadow.close()
         await self.batcher.close()
+        self._tidier.close()
 
     def is_busy(self) -> bool:
         """Whether a caller waits for anything."""
@@ -135,8 +138,11 @@ class Finder:
         self, request: Request, upload: Upload, what: object, work: Callable[[], Coroutine[Any, Any, T]]
     ) -> T:
         """Do the work, once for all who ask for the same, for as long as one of them waits."""
-        with self._flights.board((upload.key, what), work, upload.close) as answer:
-            return await unless_gone(request, answer)
+        try:
+            with self._flights.board((upload.key, what), work, upload.close) as answer:
+                return await unless_gone(request, answer)
+        finally:
+            self._tidier.note()
 
     def _open_upload(self, parts: Sequence[str]) -> Upload:
         if self._uploads >= self.settings.max_uploads:
