@@ -1,27 +1,22 @@
 """Faster R-CNN v2 and its variants, built from a NetworkSpec."""
 
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import resnet50
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
+from lynceus.background import BackgroundSpec
+from lynceus.bodies import CompactBody, norm_layer, resnet_body
 from lynceus.merge import Suppression
 from lynceus.regions import BoxHeads, ProposalNetwork
 from lynceus.spec import Spec
-
-NormLayer = Callable[[int], nn.Module]
 
 
 class SamplingSpec(Spec):
@@ -41,6 +36,8 @@ class SamplingSpec(Spec):
         Between proposals while training.
     ignore_cover : float
         An anchor this much inside an ignore region takes no loss.
+    background : BackgroundSpec
+        How much background counts; less where catalogues lack sources.
     """
 
     foreground_iou: float = 0.5
@@ -52,6 +49,7 @@ class SamplingSpec(Spec):
     proposal_score: float = 0.02
     suppression: Suppression = Suppression(by="iou", threshold=0.5)
     ignore_cover: float = 0.5
+    background: BackgroundSpec = BackgroundSpec()
 
 
 class NetworkSpec(Spec):
@@ -59,14 +57,19 @@ class NetworkSpec(Spec):
 
     Attributes
     ----------
-    body : {"resnet50", "compact"}
-        ResNet-50 as in torchvision, or a narrow ResNet with two stride-2 stem convolutions.
+    body : {"resnet18", "resnet34", "resnet50", "resnet101", "compact"}
+        A ResNet as in torchvision, or a narrow one with two stride-2 stem convolutions.
+    downsampling : {"3x3", "1x1"}
+        The convolution of a ResNet-50's or -101's block that has the stride: the second, as torchvision's
+        weights are, or the first, as He et al. (2016) had it and some published weights are.
     channels : int
-        Input channels.
+        Input channels. A tile of one channel is given to all of them.
     classes : tuple of str
         Names of the classes, background not among them.
     norm : {"batch", "frozen", "group"}
         Normalisation layers.
+    pyramid_norm : bool
+        Whether the pyramid and the box head's convolutions have them too, or biases instead.
     widths, blocks : tuple of int
         Channels and residual blocks of the compact body's stages, strides 4, 8, 16, ...
     pyramid : int
@@ -96,10 +99,12 @@ class NetworkSpec(Spec):
         Used in training alone.
     """
 
-    body: Literal["resnet50", "compact"] = "compact"
+    body: Literal["resnet18", "resnet34", "resnet50", "resnet101", "compact"] = "compact"
+    downsampling: Literal["3x3", "1x1"] = "3x3"
     channels: int = Field(1, gt=0)
     classes: tuple[str, ...] = ("source",)
     norm: Literal["batch", "frozen", "group"] = "batch"
+    pyramid_norm: bool = True
     widths: tuple[int, ...] = (32, 64, 96, 128)
     blocks: tuple[int, ...] = (2, 2, 2, 1)
     pyramid: int = 64
@@ -121,7 +126,7 @@ class NetworkSpec(Spec):
 
     @model_validator(mode="after")
     def _levels_agree(self) -> "NetworkSpec":
-        levels = 5 if self.body == "resnet50" else len(self.widths)
+        levels = len(self.widths) if self.body == "compact" else 5
         if len(self.anchors) != levels or len(self.blocks) != len(self.widths):
             raise ValueError(f"{self.body} has {levels} pyramid levels; anchors, widths and blocks must agree")
         if not self.classes:
@@ -138,6 +143,11 @@ RESNET50_V2 = NetworkSpec(
     head_units=(1024,),
 )
 """The reference: `fasterrcnn_resnet50_fpn_v2` with one input channel and anchors for sources of 4 to 128 px."""
+
+RESNET50_V1 = RESNET50_V2.model_copy(
+    update={"pyramid_norm": False, "rpn_depth": 1, "head_convolutions": (), "head_units": (1024, 1024)}
+)
+"""Its predecessor, `fasterrcnn_resnet50_fpn`: no norms in the pyramid, two dense layers in the box head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,14 +191,14 @@ class Network(nn.Module):
         Parameters
         ----------
         tiles : Tensor, shape (B, C, T, T)
-            Normalised (see `normalise`); T a multiple of the coarsest stride.
+            Normalised (see `normalise`), C the network's channels or 1; T a multiple of the coarsest stride.
 
         Returns
         -------
         list of RawDetections
             One a tile.
         """
-        images, features = self._features(tiles)
+        images, features = self.features(tiles)
         proposals, capped = self.rpn.propose(images, features)
         found, _ = self.roi_heads(features, proposals, images.image_sizes)
         return [
@@ -206,41 +216,52 @@ class Network(nn.Module):
         tiles : Tensor, shape (B, C, T, T)
             Normalised.
         targets : list of dict
-            A tile: `boxes` (N, 4), `labels` (N,) from 1, `ignored` (M, 4).
+            A tile: `boxes` (N, 4), `labels` (N,) from 1, `ignored` (M, 4), and where pixels shall be ignored `hidden`
+            (T, T) bool.
 
         Returns
         -------
         dict of str to Tensor
             Four scalars.
         """
-        images, features = self._features(tiles)
+        images, features = self.features(tiles)
         proposals, first = self.rpn(images, features, targets)
         _, second = self.roi_heads(features, proposals, images.image_sizes, targets)
         return {**first, **second}
 
-    def _features(self, tiles: Tensor) -> tuple[ImageList, dict[str, Tensor]]:
-        height, width = tiles.shape[-2:]
-        return ImageList(tiles, [(height, width)] * len(tiles)), self.backbone(tiles)
+    def features(self, tiles: Tensor) -> tuple[ImageList, dict[str, Tensor]]:
+        """Tiles as torchvision's stages want them, and their pyramid.
+
+        Parameters
+        ----------
+        tiles : Tensor, shape (B, C, T, T)
+            Normalised; C the network's channels, or 1.
+
+        Returns
+        -------
+        images : ImageList
+            The tiles and their sizes.
+        features : dict of str to Tensor
+            Level to features (B, pyramid, T / stride, T / stride).
+
+        Raises
+        ------
+        ValueError
+            If the tiles have neither one channel nor the network's.
+        """
+        count, channels, height, width = tiles.shape
+        if channels not in (1, self.spec.channels):
+            raise ValueError(f"tiles of {channels} channels for a network of {self.spec.channels}")
+        tiles = tiles.expand(-1, self.spec.channels, -1, -1)
+        return ImageList(tiles, [(height, width)] * count), self.backbone(tiles)
 
 
 def _body(spec: NetworkSpec) -> nn.Module:
+    norm = norm_layer(spec.norm)
+    pyramid_norm = norm if spec.pyramid_norm else None
     if spec.body == "compact":
-        return CompactBody(spec)
-    body = resnet50(weights=None, norm_layer=norm_layer(spec.norm))
-    if spec.channels != body.conv1.in_channels:
-        body.conv1 = nn.Conv2d(spec.channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-    extractor = _resnet_fpn_extractor(body, trainable_layers=5, norm_layer=norm_layer(spec.norm))
-    return _with_pyramid(extractor, spec.pyramid, norm_layer(spec.norm))
-
-
-def _with_pyramid(extractor: Any, channels: int, norm: NormLayer) -> nn.Module:
-    """Torchvision fixes the pyramid at 256 channels; another width gets a pyramid of its own."""
-    if channels != extractor.out_channels:
-        fpn = extractor.fpn
-        widths = [block[0].in_channels for block in fpn.inner_blocks]
-        extractor.fpn = FeaturePyramidNetwork(widths, channels, fpn.extra_blocks, norm_layer=norm)
-        extractor.out_channels = channels
-    return cast(nn.Module, extractor)
+        return CompactBody(spec.channels, spec.pyramid, spec.widths, spec.blocks, norm, pyramid_norm)
+    return resnet_body(spec.body, spec.channels, spec.pyramid, norm, pyramid_norm, spec.downsampling)
 
 
 def _proposal_network(spec: NetworkSpec) -> ProposalNetwork:
@@ -260,12 +281,13 @@ def _proposal_network(spec: NetworkSpec) -> ProposalNetwork:
         training_score=sampling.proposal_score,
         training_suppression=sampling.suppression,
         ignore_cover=sampling.ignore_cover,
+        background=sampling.background,
     )
 
 
 def _box_heads(spec: NetworkSpec) -> BoxHeads:
-    levels = [str(level) for level in range(4 if spec.body == "resnet50" else len(spec.widths))]
-    norm = norm_layer(spec.norm)
+    levels = [str(level) for level in range(len(spec.widths) if spec.body == "compact" else 4)]
+    norm = norm_layer(spec.norm) if spec.pyramid_norm else None
     head = FastRCNNConvFCHead(
         (spec.pyramid, spec.pooled, spec.pooled), list(spec.head_convolutions), list(spec.head_units), norm_layer=norm
     )
@@ -283,17 +305,8 @@ def _box_heads(spec: NetworkSpec) -> BoxHeads:
         suppression=spec.detection_suppression,
         vote=spec.vote,
         ignore_cover=spec.sampling.ignore_cover,
+        background=spec.sampling.background,
     )
-
-
-def norm_layer(name: str) -> NormLayer:
-    """The constructor of a normalisation layer: "batch", "frozen" or "group"."""
-    layers: dict[str, NormLayer] = {
-        "batch": nn.BatchNorm2d,
-        "frozen": FrozenBatchNorm2d,
-        "group": lambda channels: nn.GroupNorm(min(32, channels // 4), channels),
-    }
-    return layers[name]
 
 
 def fold_batch_norms(network: nn.Module) -> None:
@@ -305,56 +318,3 @@ def fold_batch_norms(network: nn.Module) -> None:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             module[0] = fuse_conv_bn_eval(convolution, norm)
             module[1] = nn.Identity()
-
-
-class CompactBody(nn.Module):
-    """A narrow ResNet under a feature pyramid, strides 4, 8, 16, ..."""
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        norm = norm_layer(spec.norm)
-        first = spec.widths[0]
-        self.stem = nn.Sequential(
-            Conv2dNormActivation(spec.channels, first // 2, 3, stride=2, norm_layer=norm),
-            Conv2dNormActivation(first // 2, first, 3, stride=2, norm_layer=norm),
-        )
-        self.stages = nn.ModuleList()
-        previous = first
-        for stage, (width, count) in enumerate(zip(spec.widths, spec.blocks, strict=True)):
-            stride = 1 if stage == 0 else 2
-            blocks = [ResidualBlock(previous, width, stride, norm)]
-            blocks += [ResidualBlock(width, width, 1, norm) for _ in range(count - 1)]
-            self.stages.append(nn.Sequential(*blocks))
-            previous = width
-        self.fpn = FeaturePyramidNetwork(list(spec.widths), spec.pyramid, norm_layer=norm)
-        self.out_channels = spec.pyramid
-
-    def forward(self, tiles: Tensor) -> dict[str, Tensor]:
-        """Tiles (B, C, T, T) to pyramid levels "0", "1", ... of (B, pyramid, T / 4 / 2^level, ...)."""
-        features: OrderedDict[str, Tensor] = OrderedDict()
-        signal = self.stem(tiles)
-        for level, stage in enumerate(self.stages):
-            signal = stage(signal)
-            features[str(level)] = signal
-        pyramid: dict[str, Tensor] = self.fpn(features)
-        return pyramid
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut (He et al. 2016)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, norm: NormLayer) -> None:
-        super().__init__()
-        self.convolutions = nn.Sequential(
-            Conv2dNormActivation(inputs, outputs, 3, stride=stride, norm_layer=norm),
-            Conv2dNormActivation(outputs, outputs, 3, norm_layer=norm, activation_layer=None),
-        )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = Conv2dNormActivation(
-                inputs, outputs, 1, stride=stride, norm_layer=norm, activation_layer=None
-            )
-
-    def forward(self, signal: Tensor) -> Tensor:
-        """Features (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        return torch.relu(self.convolutions(signal) + self.shortcut(signal))

@@ -1,6 +1,7 @@
 """Counts to units of local sky noise: one torch function for training and for serving."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,20 +12,28 @@ from lynceus.sky import cubic_taps
 from lynceus.spec import Spec
 from lynceus.tiling import Tile
 
+Softening = Annotated[float, Field(gt=0)]
+
 
 class NormaliseSpec(Spec):
     """How counts become network input.
 
     Attributes
     ----------
-    softening : float
-        The stretch is `asinh(s / softening)` for a pixel s standard deviations above the sky.
+    softening : float or tuple of float
+        The stretch is `asinh(s / softening)` for a pixel s standard deviations above the sky. Several give one channel
+        each, from the faint to the bright.
     ceiling : float
         Pixels further than this from the sky are clipped, in standard deviations.
     """
 
-    softening: float = Field(2.0, gt=0)
+    softening: Softening | Annotated[tuple[Softening, ...], Field(min_length=1)] = 2.0
     ceiling: float = Field(1e6, gt=0)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a normalised tile."""
+        return len(self.softening) if isinstance(self.softening, tuple) else 1
 
 
 def stack_tiles(tiles: Sequence[Tile]) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,13 +63,15 @@ def normalise(pixels: Tensor, window: Tensor, phase: Tensor, mesh: int, spec: No
 
     Returns
     -------
-    Tensor, shape (B, 1, T, T)
-        `asinh((pixels - sky) / noise / softening)`; 0 where masked.
+    Tensor, shape (B, C, T, T)
+        `asinh((pixels - sky) / noise / softening)`, a channel for each softening; 0 where masked.
     """
     down, across = (_interpolation(phase[:, axis], pixels.shape[-1], mesh, window.shape[-1]) for axis in (0, 1))
     maps = down[:, None] @ window @ across[:, None].transpose(-1, -2)  # (B, 2, T, T)
     deviations = (pixels - maps[:, :1]) / torch.exp(maps[:, 1:])
     deviations = torch.nan_to_num(deviations, nan=0.0).clamp(-spec.ceiling, spec.ceiling)
+    if isinstance(spec.softening, tuple):
+        return torch.asinh(deviations / deviations.new_tensor(spec.softening)[:, None, None])
     return torch.asinh(deviations / spec.softening)
 
 

@@ -4,15 +4,18 @@ Suppression may go by centre distance, proposals follow what is there, box decod
 float32 under autocast, and ignore regions take no loss.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d, max_pool2d
+from torch.nn.functional import adaptive_max_pool2d, max_pool2d, smooth_l1_loss
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
-from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
+from lynceus.background import BackgroundSpec, class_loss, ignored_share, objectness_loss, softness
 from lynceus.merge import Suppression
 
 SMALLEST_SIDE = 0.5  # pixels; a thinner box is no source
@@ -58,29 +61,6 @@ class Float32BoxCoder(BoxCoder):
         return super().decode_single(rel_codes.float(), boxes.float())
 
 
-def cover(anchors: Tensor, ignored: Tensor) -> Tensor:
-    """The largest share of each anchor's area that one ignore region covers.
-
-    Parameters
-    ----------
-    anchors : Tensor, shape (N, 4)
-        Anchors or proposals.
-    ignored : Tensor, shape (M, 4)
-        Ignore regions.
-
-    Returns
-    -------
-    Tensor, shape (N,)
-        Between 0 and 1; 0 where there are no regions.
-    """
-    if not len(ignored):
-        return anchors.new_zeros(len(anchors))
-    low = torch.maximum(anchors[:, None, :2], ignored[None, :, :2])
-    high = torch.minimum(anchors[:, None, 2:], ignored[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=-1)  # (N, M)
-    return (shared / box_area(anchors).clamp(min=1e-6)[:, None]).amax(dim=1)
-
-
 class ProposalNetwork(RegionProposalNetwork):
     """Region proposals: anchors in, boxes that may hold a source out.
 
@@ -92,6 +72,8 @@ class ProposalNetwork(RegionProposalNetwork):
         Lowest objectness of a proposal when training.
     ignore_cover : float
         An anchor this much inside an ignore region is no background.
+    background : BackgroundSpec
+        How much background counts.
     """
 
     def __init__(
@@ -101,6 +83,7 @@ class ProposalNetwork(RegionProposalNetwork):
         training_suppression: Suppression,
         training_score: float,
         ignore_cover: float,
+        background: BackgroundSpec,
         **kwargs: object,
     ) -> None:
         super().__init__(*args, nms_thresh=suppression.threshold, **kwargs)
@@ -108,6 +91,8 @@ class ProposalNetwork(RegionProposalNetwork):
         self.training_suppression = training_suppression
         self.training_score = training_score
         self.ignore_cover = ignore_cover
+        self.background = background
+        self._softness: list[Tensor] = []
         self.box_coder: Float32BoxCoder = Float32BoxCoder(self.box_coder.weights)
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Tensor], list[bool]]:
@@ -185,8 +170,32 @@ class ProposalNetwork(RegionProposalNetwork):
         """Label anchors 1 (source), 0 (background) or -1 (no loss); ignore regions never void a source."""
         labels, matched = super().assign_targets_to_anchors(anchors, targets)
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
-            label[(label == 0) & (cover(anchor, target["ignored"]) >= self.ignore_cover)] = -1
+            share = ignored_share(anchor, target["ignored"], target.get("hidden"))
+            label[(label == 0) & (share >= self.ignore_cover)] = -1
+        if not self.background.plain:
+            pairs = zip(anchors, targets, strict=True)
+            self._softness = [softness(anchor, target["boxes"], self.background) for anchor, target in pairs]
         return labels, matched
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of objectness (B * A, 1) and offsets (B * A, 4); zero where every anchor is ignored."""
+        if all((label < 0).all() for label in labels):
+            return zero_of([objectness]), zero_of([pred_bbox_deltas])
+        if self.background.plain:
+            return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+        sources, background = (torch.where(torch.cat(one))[0] for one in self.fg_bg_sampler(labels))
+        sampled = torch.cat([sources, background])
+        label, weights, wanted = torch.cat(labels), torch.cat(self._softness), torch.cat(regression_targets)
+        offsets = smooth_l1_loss(pred_bbox_deltas[sources], wanted[sources], beta=1 / 9, reduction="sum")
+        scores = objectness_loss(objectness.flatten()[sampled], label[sampled], weights[sampled], self.background)
+        return scores, offsets / len(sampled)
+
+
+def zero_of(tensors: Sequence[Tensor]) -> Tensor:
+    """A float32 zero, shape (), that gives each tensor a gradient of zeros: processes that train together need one."""
+    return torch.stack([(0 * tensor.float()).sum() for tensor in tensors]).sum()
 
 
 def silenced(objectness: Tensor, tiles: Tensor) -> Tensor:
@@ -223,23 +232,57 @@ class BoxHeads(RoIHeads):
         Boxes that overlap a kept one by more than this IoU share in its place; 0 for none.
     ignore_cover : float
         A proposal this much inside an ignore region is no background.
+    background : BackgroundSpec
+        How much background counts.
     """
 
     def __init__(
-        self, *args: object, suppression: Suppression, vote: float, ignore_cover: float, **kwargs: object
+        self,
+        *args: object,
+        suppression: Suppression,
+        vote: float,
+        ignore_cover: float,
+        background: BackgroundSpec,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, nms_thresh=suppression.threshold, **kwargs)
         self.suppression = suppression
         self.vote = vote
         self.ignore_cover = ignore_cover
         self.box_coder: Float32BoxCoder = Float32BoxCoder(self.box_coder.weights)
+        self.background = background
         self._ignored: list[Tensor] = []
+        self._hidden: list[Tensor | None] = []
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Detections a tile when serving, losses when training."""
+        if not self.training:
+            return super().forward(features, proposals, image_shapes, targets)
+        proposals, _, labels, offsets = self.select_training_samples(proposals, targets)
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        if not len(pooled):  # every proposal is ignored; the weights still get a gradient, of zero
+            zero = zero_of([*features.values(), *self.parameters()])
+            return [], {"loss_classifier": zero, "loss_box_reg": zero}
+        scores, found = self.box_predictor(self.box_head(pooled))
+        first, second = fastrcnn_loss(scores, found, labels, offsets)
+        if not self.background.plain:
+            boxes = [target["boxes"] for target in targets or []]
+            weights = [softness(*pair, self.background) for pair in zip(proposals, boxes, strict=True)]
+            first = class_loss(scores, torch.cat(labels), torch.cat(weights), self.background)
+        return [], {"loss_classifier": first, "loss_box_reg": second}
 
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Sample proposals to train on, those inside ignore regions left out of the background."""
         self._ignored = [target["ignored"] for target in targets or []]
+        self._hidden = [target.get("hidden") for target in targets or []]
         return super().select_training_samples(proposals, targets)
 
     def assign_targets_to_proposals(
@@ -247,8 +290,9 @@ class BoxHeads(RoIHeads):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Label proposals with their class, 0 (background) or -1 (no loss)."""
         matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
-        for label, proposal, ignored in zip(labels, proposals, self._ignored, strict=True):
-            label[(label == 0) & (cover(proposal, ignored) >= self.ignore_cover)] = -1
+        masks = self._hidden or [None] * len(labels)
+        for label, proposal, ignored, hidden in zip(labels, proposals, self._ignored, masks, strict=True):
+            label[(label == 0) & (ignored_share(proposal, ignored, hidden) >= self.ignore_cover)] = -1
         return matched, labels
 
     def postprocess_detections(

@@ -25,6 +25,8 @@ IGNORE_FLAGS = 8 | 16 | 32 | 64 | 128  # truncated, incomplete, and the three ki
 LARGEST_FLAGS = 2**31
 SATURATED_SIDE = 4.0  # the box of a saturated row is trusted up to so many median sides
 SAME_POSITION = 0.01  # pixels
+KINDS = ("KIND", "CLASS")
+LEAST_STAR = 0.5  # of SExtractor's CLASS_STAR, from which a source is called a star
 SCORES = ("SCORE", "PROB", "PROBABILITY", "CONFIDENCE")
 SNRS = ("SNR", "SNR_WIN")
 FLUXES = (
@@ -56,6 +58,8 @@ class Truth:
     positions : (ndarray, ndarray) or None
         `x, y` of the sources, 0-based pixel centres, where these are not the box centres: a box ends at the frame's
         edge.
+    kinds : tuple of str or None
+        What each of the M sources is, as "star" or "galaxy"; "" where that is not known; None where no source's is.
 
     Raises
     ------
@@ -70,6 +74,7 @@ class Truth:
     warnings: tuple[str, ...]
     listed: int
     positions: tuple[Floats, Floats] | None = None
+    kinds: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -77,6 +82,8 @@ class Truth:
             raise ValueError(f"boxes must have shape (M, 4), not {self.boxes.shape}")
         if self.ignored.shape != (count,) or self.brightness.shape != (count,) or not 0 <= self.listed <= count:
             raise ValueError(f"{count} boxes need as many values of everything else")
+        if self.kinds is not None and len(self.kinds) != count:
+            raise ValueError(f"{count} boxes need as many kinds, or none at all")
         if not (self.boxes[:, 2:] > self.boxes[:, :2]).all() or not np.isfinite(self.boxes).all():
             raise ValueError("every box needs x_min < x_max and y_min < y_max, all finite")
 
@@ -121,6 +128,7 @@ def truth_of(
     *,
     rule: BoxRule = "bundle",
     ignore_flags: int = IGNORE_FLAGS,
+    flagged: Literal["ignore", "drop"] = "ignore",
     unlisted: bool = True,
 ) -> Truth:
     """Lay a catalogue over its frame.
@@ -138,7 +146,10 @@ def truth_of(
     rule : {"bundle", "catalogue"}
         What a box means; see `lynceus.box_rules.boxes_of`.
     ignore_flags : int
-        Rows with any of these bits in FLAGS are ignored.
+        Rows with any of these bits in FLAGS are flagged.
+    flagged : {"ignore", "drop"}
+        What becomes of flagged rows: they are ignored, or left out, so that their light counts as background (or, with
+        `unlisted`, as that of a candidate).
     unlisted : bool
         Add what `sep` sees and the catalogue lacks, to be ignored.
 
@@ -154,12 +165,14 @@ def truth_of(
 
     Notes
     -----
-    Ignored are: rows with a bit of `ignore_flags`; saturated ones (4) only where their box cannot be trusted, because
-    they have no shape of their own or a box over 4 times the median side; rows without a size, which get a box of the
-    median side, or of the frame's seeing where no row has one; rows on masked pixels; and rows that a column `ignored`
-    marks.
+    Ignored are: rows with a bit of `ignore_flags`, unless they are dropped; saturated ones (4) only where their box
+    cannot be trusted, because they have no shape of their own or a box over 4 times the median side; rows without a
+    size, which get a box of the median side, or of the frame's seeing where no row has one; rows on masked pixels; and
+    rows that a column `ignored` marks.
     """
     rows = _single(_on_frame(catalogue, frame, measure, rule))
+    if flagged == "drop":
+        rows = _without_flagged(rows, ignore_flags)
     ignored = _ignored(rows, frame, ignore_flags)
     boxes, nominal = _with_nominal(rows, frame, sky, measure)
     warnings = [*rows.warnings, *nominal]
@@ -171,6 +184,7 @@ def truth_of(
         x, y = np.concatenate([x, more_x]), np.concatenate([y, more_y])
         warnings += missing
     added = len(boxes) - listed
+    kinds = _kinds(rows.catalogue)
     return Truth(
         boxes,
         np.concatenate([ignored, np.ones(added, bool)]),
@@ -179,6 +193,7 @@ def truth_of(
         tuple(dict.fromkeys(warnings)),
         listed,
         (x, y),
+        None if kinds is None else (*kinds, *[""] * added),
     )
 
 
@@ -248,7 +263,18 @@ def _single(rows: _Rows) -> _Rows:
         keep[first[other]] &= not keep[first[one]]
     if keep.all():
         return rows
-    warning = f"{np.sum(~keep)} rows repeat the position of another and were left out"
+    return _chosen(rows, keep, f"{np.sum(~keep)} rows repeat the position of another and were left out")
+
+
+def _without_flagged(rows: _Rows, flags: int) -> _Rows:
+    """Rows without any of these bits in FLAGS."""
+    keep = _flags(rows.catalogue, len(rows.x)) & flags == 0
+    if keep.all():
+        return rows
+    return _chosen(rows, keep, f"{np.sum(~keep)} flagged rows were left out")
+
+
+def _chosen(rows: _Rows, keep: NDArray[np.bool_], warning: str) -> _Rows:
     part = Catalogue(_picked(rows.catalogue.columns, keep), rows.catalogue.format, rows.catalogue.units)
     return _Rows(part, rows.x[keep], rows.y[keep], rows.boxes[keep], [*rows.warnings, warning])
 
@@ -317,6 +343,20 @@ def _unlisted(
     found = peak_boxes(peaks, measure, frame.shape)
     sound = np.isfinite(found).all(axis=1)
     return found[sound], peaks.x[sound], peaks.y[sound], [warning] if warning else []
+
+
+def _kinds(catalogue: Catalogue) -> tuple[str, ...] | None:
+    """What the rows are: by a column of words, or else by SExtractor's star-galaxy classifier."""
+    for name in KINDS:
+        words = catalogue.columns.get(name)
+        if words is not None and (words.dtype.kind != "f" or not len(words)):
+            return tuple(str(word).strip().lower() for word in words)
+    stellarity = catalogue.number("CLASS_STAR")
+    if stellarity is None:
+        return None
+    return tuple(
+        "" if np.isnan(value) else "star" if value >= LEAST_STAR else "galaxy" for value in stellarity.tolist()
+    )
 
 
 def _brightness(catalogue: Catalogue) -> tuple[Floats, BrightnessKind]:

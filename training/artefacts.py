@@ -1,11 +1,11 @@
-"""What is on a frame and is no source: gradients, cosmic rays, hot pixels, bad columns, trails, bleeding."""
+"""What is on a frame and is no source: gradients, fringes, cosmic rays, hot pixels, bad columns, bleeding."""
 
-import galsim
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
 
-Floats = NDArray[np.float64]
+from training.ranges import Floats
 
 
 def sky_background(shape: tuple[int, ...], level: float, rng: np.random.Generator) -> Floats:
@@ -21,6 +21,20 @@ def sky_background(shape: tuple[int, ...], level: float, rng: np.random.Generato
     if rng.random() < 0.15:
         sky += rng.uniform(0.005, 0.05) * (column > rng.uniform(-0.4, 0.4))
     return np.asarray(level * sky)
+
+
+def fringe_pattern(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
+    """Interference of the night sky's lines in a thin detector, as a share of the sky, shape (H, W)."""
+    row, column = (axis - 0.5 for axis in np.mgrid[0 : 1 : shape[0] * 1j, 0 : 1 : shape[1] * 1j])
+    pattern = np.zeros(shape)
+    for _ in range(rng.integers(1, 4)):  # lines of the sky
+        thickness = sum(
+            rng.normal(0, 1.0) * np.sin(np.pi * (rng.uniform(1, 3) * row + rng.uniform(-3, 3) * column + rng.random()))
+            for _ in range(4)
+        )
+        tilt = rng.uniform(-4, 4) * row + rng.uniform(-4, 4) * column
+        pattern += rng.uniform(0.3, 1.0) * np.sin(2 * np.pi * (rng.uniform(1, 4) * thickness + tilt))
+    return np.asarray(rng.uniform(0.005, 0.04) * pattern)
 
 
 def add_cosmic_rays(pixels: Floats, rng: np.random.Generator, mean: float, noise: float) -> None:
@@ -54,31 +68,36 @@ def add_bad_columns(pixels: Floats, rng: np.random.Generator, mean: float, noise
         pixels[start:end, column] += noise * rng.choice([-1, 1]) * np.exp(rng.uniform(np.log(2), np.log(100)))
 
 
-def add_trails(light: Floats, psf: galsim.GSObject, rng: np.random.Generator, mean: float, noise: float) -> None:
-    """Satellite trails across the whole frame, as wide as the optics make them."""
-    count = rng.poisson(mean)
-    if not count:
-        return
-    lines = np.zeros_like(light)
-    diagonal = float(np.hypot(*light.shape))
-    for _ in range(count):
-        steps = np.arange(-diagonal, diagonal, 0.25)
-        angle = rng.uniform(0, np.pi)
-        columns = (rng.uniform(0, light.shape[1]) + steps * np.cos(angle)).astype(int)
-        rows = (rng.uniform(0, light.shape[0]) + steps * np.sin(angle)).astype(int)
-        inside = (columns >= 0) & (columns < light.shape[1]) & (rows >= 0) & (rows < light.shape[0])
-        brightness = noise * np.exp(rng.uniform(np.log(0.5), np.log(100)))
-        np.add.at(lines, (rows[inside], columns[inside]), brightness)
-    side = 2 * int(np.clip(psf.getGoodImageSize(1.0) // 2, 4, 40)) + 1
-    kernel = psf.drawImage(nx=side, ny=side, scale=1.0).array
-    light += np.clip(fftconvolve(lines, kernel, mode="same"), 0, None)
-
-
 def bleed(pixels: Floats, saturation: float) -> None:
-    """Let the charge above saturation run along its column, both ways, then clip."""
+    """Let the charge above saturation run along its column, up and down, then clip; of a transpose, along its row."""
     overflow = np.clip(pixels - saturation, 0, None).sum(axis=0) / saturation
     for column in np.flatnonzero(overflow >= 1):
         middle = int(pixels[:, column].argmax())
         reach = int(min(overflow[column] / 2, 150))
         pixels[max(middle - reach, 0) : middle + reach + 1, column] = saturation
     np.clip(pixels, None, saturation, out=pixels)
+
+
+def trail_mask(trails: Sequence[Sequence[float]], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where trails hide what is under them.
+
+    Parameters
+    ----------
+    trails : sequence of (x0, y0, x1, y1, width)
+        0-based pixel centres of the ends, and width, in pixels, as in a truth's `meta["trails"]`.
+    shape : (int, int)
+        Height and width of the frame.
+
+    Returns
+    -------
+    ndarray, shape (H, W), bool
+        True within half the width of a line.
+    """
+    mask = np.zeros(shape, bool)
+    row, column = np.ogrid[: shape[0], : shape[1]]
+    for x0, y0, x1, y1, width in trails:
+        dx, dy = x1 - x0, y1 - y0
+        length2 = max(dx * dx + dy * dy, 1e-12)
+        along = np.clip(((column - x0) * dx + (row - y0) * dy) / length2, 0, 1)
+        mask |= np.hypot(column - x0 - along * dx, row - y0 - along * dy) <= width / 2
+    return mask

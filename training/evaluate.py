@@ -1,157 +1,180 @@
-"""Figures on simulated frames: average precision, F1 by centre match, completeness by SNR, and the rival's."""
+"""A detector against labelled frames: every figure pooled over them, its threshold, its rivals side by side."""
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from rich.progress import track
-from torchmetrics.detection import MeanAveragePrecision
 
 from lynceus.detections import Detections, Floats
 from lynceus.detector import Detector
-from lynceus.matching import Counts, Match, count, match_centres
-from lynceus.sky import SkySpec
-from training.rival import GRID, RivalSettings, extract
-from training.tiles import LabelledFrame, read_labelled
+from lynceus.network import Network
+from training.exposures import LabelledExposure
+from training.pooling import Evidence, evidence_of, fainter_ignored, match_by_centre, pool
+from training.report import OURS, Report
+from training.worst import MOST, Worst
 
-FAINTEST = 5.0  # sources under this SNR are ignored in the overall figures
-BINS = (3.0, 5.0, 7.0, 10.0, 20.0, 50.0, 500.0)
 THRESHOLDS = np.round(np.arange(0.05, 1.0, 0.01), 2)
-Bools = NDArray[np.bool_]
-List = tuple[Floats, Floats]  # positions (N, 2) and what orders them (N,)
+Find = Callable[[LabelledExposure], Detections]
+Heard = Callable[[str, int], None]  # key of a frame that is done, how many are
 
 
-def read_scenes(folder: Path, sky: SkySpec) -> list[LabelledFrame]:
-    """Read all frames of a folder with their truth."""
-    return [read_labelled(path, sky) for path in sorted(folder.glob("*.fits"))]
+@dataclass(frozen=True)
+class Finder:
+    """Something that finds sources: what it finds in an exposure at any score, and the score from which it counts."""
+
+    find: Find
+    min_score: float = 0.0
+    classes: tuple[str, ...] = field(default=())
 
 
-def search(detector: Detector, scenes: Sequence[LabelledFrame]) -> list[Detections]:
-    """Run the detector on every frame."""
-    return [detector.detect(scene.frame) for scene in track(scenes, description="detecting")]
+def detector_finder(detector: Detector, min_score: float | None = None) -> Finder:
+    """A detector at a threshold, its own by default."""
+    least = detector.spec.min_score if min_score is None else min_score
+    return Finder(lambda exposure: detector.detect(exposure.frame), least, classes_of(detector))
 
 
-def as_list(found: Detections) -> List:
-    """Box centres and scores."""
-    return np.stack(found.centres, axis=1), found.scores
+def classes_of(detector: Detector) -> tuple[str, ...]:
+    """The names that the labels count; none for what stands in for a network."""
+    return tuple(detector.network.spec.classes) if isinstance(detector.network, Network) else ()
 
 
-def match_list(found: List, scene: LabelledFrame) -> Match:
-    """Match a list with the truth within one FWHM; sources under SNR 5 are ignored."""
-    truth = scene.truth
-    sources = np.stack([truth["x"], truth["y"]], axis=1)
-    return match_centres(*found, sources, np.asarray(truth["fwhm"]), np.asarray(truth["snr"] < FAINTEST))
+def score_exposures(
+    detector: Detector,
+    exposures: Iterable[LabelledExposure],
+    min_score: float | None = None,
+    *,
+    faintest: float | None = None,
+    worst: int = MOST,
+    heard: Heard | None = None,
+) -> Report:
+    """Score a detector on labelled frames, one frame in memory at a time.
+
+    Parameters
+    ----------
+    detector : Detector
+        With its specification, so that its threshold and its classes are known.
+    exposures : iterable of LabelledExposure
+        Read as they are needed.
+    min_score : float or None
+        Counts, overlaps, offsets and curves are of the detections from this score up; the detector's own by default.
+    faintest : float or None
+        Sources below this signal to noise are ignored, except in the curve of completeness.
+    worst : int
+        How many windows with most misses and extras are drawn; 0 for none.
+    heard : callable or None
+        Is told of every frame that is done.
+
+    Returns
+    -------
+    Report
+        For one frame, the figures of `lynceus.scoring.evaluate`.
+
+    Raises
+    ------
+    CatalogueError
+        If the boxes of a frame lie on one another so much that these cannot be sources.
+    """
+    finders = {OURS: detector_finder(detector, min_score)}
+    return score_finders(finders, exposures, faintest=faintest, worst=worst, heard=heard)[OURS]
 
 
-def score_lists(lists: Sequence[List], scenes: Sequence[LabelledFrame]) -> Counts:
-    """Counts over several frames."""
-    counts = [count(match_list(found, scene)) for found, scene in zip(lists, scenes, strict=True)]
-    return sum(counts, Counts(0, 0, 0))
+def score_finders(
+    finders: Mapping[str, Finder],
+    exposures: Iterable[LabelledExposure],
+    *,
+    faintest: float | None = None,
+    worst: int = MOST,
+    heard: Heard | None = None,
+) -> dict[str, Report]:
+    """Score several on the same frames, reading each frame once.
+
+    Parameters
+    ----------
+    finders : mapping of str to Finder
+        By name; windows are drawn for the first alone.
+    exposures, faintest, worst, heard
+        As in `score_exposures`.
+
+    Returns
+    -------
+    dict of str to Report
+        In the order of the finders.
+    """
+    evidence: dict[str, list[Evidence]] = {name: [] for name in finders}
+    drawn = Worst(worst)
+    for number, exposure in enumerate(exposures, start=1):
+        for place, (name, finder) in enumerate(finders.items()):
+            began = time.perf_counter()
+            found = finder.find(exposure)
+            took = time.perf_counter() - began
+            evidence[name].append(_evidence(exposure, found, finder, faintest, took))
+            if place == 0:
+                kept = found[found.scores >= finder.min_score]
+                drawn.look(exposure, kept, fainter_ignored(exposure.truth, faintest))
+        if heard:
+            heard(exposure.key, number)
+    reports = {
+        name: pool(evidence[name], min_score=finder.min_score, classes=finder.classes, faintest=faintest)
+        for name, finder in finders.items()
+    }
+    first = next(iter(reports), None)
+    return {
+        name: report.model_copy(update={"worst": drawn.windows}) if name == first else report
+        for name, report in reports.items()
+    }
 
 
-def best_threshold(found: Sequence[Detections], scenes: Sequence[LabelledFrame]) -> tuple[float, float]:
-    """The score threshold with the highest F1, and that F1."""
-    f1 = [score_lists([as_list(one[one.scores >= t]) for one in found], scenes).f1 for t in THRESHOLDS]
-    best = int(np.argmax(f1))
-    return float(THRESHOLDS[best]), f1[best]
-
-
-def completeness_by_snr(lists: Sequence[List], scenes: Sequence[LabelledFrame]) -> dict[str, float]:
-    """The share of sources detected in each bin of SNR, those under 5 as well."""
-    snr = np.concatenate([np.asarray(scene.truth["snr"]) for scene in scenes])
-    hit = np.concatenate([match_list(one, scene).found for one, scene in zip(lists, scenes, strict=True)])
-    return {name: float(hit[inside].mean()) for name, inside in _bins(snr)}
-
-
-def average_precision(
-    found: Sequence[Detections], scenes: Sequence[LabelledFrame], counted: Callable[[Floats], Bools]
-) -> float:
-    """AP at IoU 0.5; sources whose SNR is not `counted` are ignored (`iscrowd`)."""
-    most = max(max(len(one) for one in found), 1)
-    metric = MeanAveragePrecision(
-        iou_thresholds=[0.5], max_detection_thresholds=[1, max(most // 2, 2), most + 2], backend="faster_coco_eval"
+def _evidence(
+    exposure: LabelledExposure, found: Detections, finder: Finder, faintest: float | None, seconds: float
+) -> Evidence:
+    return evidence_of(
+        exposure.key,
+        found,
+        exposure.truth,
+        min_score=finder.min_score,
+        classes=finder.classes,
+        faintest=faintest,
+        hidden=exposure.hidden,
+        seconds=seconds,
     )
-    for one, scene in zip(found, scenes, strict=True):
-        ignored = ~counted(np.asarray(scene.truth["snr"]))
-        metric.update([_claimed(one)], [_true(scene, ignored)])
-    return float(metric.compute()["map_50"])
 
 
-def _claimed(found: Detections) -> dict[str, torch.Tensor]:
-    parts = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
-    return {name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in parts.items()}
+def best_threshold(
+    find: Find | Detector, exposures: Iterable[LabelledExposure], *, faintest: float | None = None
+) -> tuple[float, float]:
+    """The score threshold with the highest F1 by centre, and that F1.
+
+    Parameters
+    ----------
+    find : callable or Detector
+        What it finds in an exposure, at any score.
+    exposures : iterable of LabelledExposure
+        Read once, one at a time: the surest detection chooses its source first, so one match serves all thresholds.
+    faintest : float or None
+        Sources below this signal to noise are ignored.
+
+    Returns
+    -------
+    (float, float)
+        The lowest of the best thresholds; an F1 of 0 where nothing was found.
+    """
+    look: Find = (lambda exposure: find.detect(exposure.frame)) if isinstance(find, Detector) else find
+    right: list[Floats] = [np.zeros(0)]
+    wrong: list[Floats] = [np.zeros(0)]
+    sources = 0
+    for exposure in exposures:
+        found, ignored = look(exposure), fainter_ignored(exposure.truth, faintest)
+        match = match_by_centre(found, exposure.truth, ignored)
+        right.append(found.scores[match.right])
+        wrong.append(found.scores[match.wrong])
+        sources += int((~ignored).sum())
+    f1 = f1_at(THRESHOLDS, np.concatenate(right), np.concatenate(wrong), sources)
+    best = int(np.argmax(f1))
+    return float(THRESHOLDS[best]), float(f1[best])
 
 
-def _true(scene: LabelledFrame, ignored: Bools) -> dict[str, torch.Tensor]:
-    return {
-        "boxes": torch.from_numpy(scene.boxes.astype(np.float32)),
-        "labels": torch.zeros(len(scene.boxes), dtype=torch.int64),
-        "iscrowd": torch.from_numpy(ignored.astype(np.int64)),
-    }
-
-
-def evaluate(detector: Detector, scenes: Sequence[LabelledFrame], min_score: float) -> dict[str, Any]:
-    """All figures of a detector on labelled frames."""
-    found = search(detector, scenes)
-    shipped = [as_list(one[one.scores >= min_score]) for one in found]
-    counts = score_lists(shipped, scenes)
-    threshold, best = best_threshold(found, scenes)
-    return {
-        "frames": len(scenes),
-        "sources": int(sum((scene.truth["snr"] >= FAINTEST).sum() for scene in scenes)),
-        "ap50": average_precision(found, scenes, lambda snr: snr >= FAINTEST),
-        "min_score": min_score,
-        "f1": counts.f1,
-        "reliability": counts.reliability,
-        "completeness": counts.completeness,
-        "best_f1": best,
-        "best_f1_score": threshold,
-        "completeness_by_snr": completeness_by_snr(shipped, scenes),
-        "ap50_by_snr": {
-            name: average_precision(found, scenes, lambda snr, low=low, high=high: (snr >= low) & (snr < high))
-            for name, low, high in _edges()
-        },
-    }
-
-
-def tune_rival(scenes: Sequence[LabelledFrame]) -> tuple[RivalSettings, float]:
-    """The rival's settings with the highest F1, and that F1."""
-    scored = [(score_lists(rival_lists(scenes, s), scenes).f1, s) for s in track(GRID, description="tuning the rival")]
-    best = max(scored, key=lambda pair: pair[0])
-    return best[1], best[0]
-
-
-def evaluate_rival(scenes: Sequence[LabelledFrame], settings: RivalSettings) -> dict[str, Any]:
-    """The rival's figures on labelled frames."""
-    lists = rival_lists(scenes, settings)
-    counts = score_lists(lists, scenes)
-    return {
-        "settings": settings.model_dump(),
-        "f1": counts.f1,
-        "reliability": counts.reliability,
-        "completeness": counts.completeness,
-        "completeness_by_snr": completeness_by_snr(lists, scenes),
-    }
-
-
-def rival_lists(scenes: Sequence[LabelledFrame], settings: RivalSettings) -> list[List]:
-    """The rival's list of every frame."""
-    return [extract(scene.frame, settings, seeing_of(scene)) for scene in scenes]
-
-
-def seeing_of(scene: LabelledFrame) -> float:
-    """The median FWHM of the stars in the truth, in pixels."""
-    stars = scene.truth["fwhm"][scene.truth["kind"] == "star"]
-    return float(np.median(stars if len(stars) else scene.truth["fwhm"]))
-
-
-def _edges() -> list[tuple[str, float, float]]:
-    return [(f"{low:g}-{high:g}", low, high) for low, high in pairwise(BINS)]
-
-
-def _bins(snr: Floats) -> list[tuple[str, Bools]]:
-    return [(name, (snr >= low) & (snr < high)) for name, low, high in _edges()]
+def f1_at(thresholds: Floats, right: Floats, wrong: Floats, sources: int) -> Floats:
+    """F1 at every threshold from the scores of right and of wrong detections; shape of `thresholds`."""
+    hits, extra = (len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left") for scores in (right, wrong))
+    return np.asarray(2 * hits / np.maximum(hits + extra + sources, 1))

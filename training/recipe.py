@@ -2,8 +2,9 @@
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lynceus.merge import Suppression
 from lynceus.network import NetworkSpec
@@ -11,7 +12,14 @@ from lynceus.normalise import NormaliseSpec
 from lynceus.sky import SkySpec
 from lynceus.spec import Spec
 from lynceus.tiling import TileSpec
-from training.simulate import SceneSpec
+from training.augment import AugmentSpec
+from training.scene import SceneSpec
+from training.start import StartSpec
+from training.strategies import StrategySpec
+from training.tileset import TileSetSpec
+
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
+MACHINE = {"workers", "loggers", "save_every"}  # how a machine goes about it: no weight depends on these
 
 
 class SceneSet(Spec):
@@ -29,42 +37,149 @@ class TrainingSpec(Spec):
     Attributes
     ----------
     seed : int
-        Of weights, crops and flips.
+        Of weights, crops, turns and of which anchors a step looks at.
     crop : int
         Side of the tiles trained on, in pixels; the network takes any multiple of its stride.
     batch, steps : int
-        Tiles a step, and steps in all.
+        Tiles a step (of each process, and of each of `accumulate` parts), and steps in all.
     learning_rate, weight_decay : float
         Of AdamW; the rate rises for `warm_up` steps, then falls as a cosine.
     warm_up : int
         Steps.
     ema : float
         Decay of the running mean of the weights that is published.
+    gradient_clip : float
+        Largest norm of all gradients together; 0 for no limit.
+    accumulate : int
+        Batches whose gradients make one step.
+    precision : {"32-true", "bf16-mixed", "16-mixed"}
+        Of the arithmetic; boxes are decoded in float32 always.
+    validate_every : int
+        Steps between two looks at the validation tiles; 0 for none. A phase that is validated ends with the averaged
+        weights of its best look, else with those of its last step.
+    validation_tiles : int
+        At most so many tiles are looked at, the same ones each time; 0 for all.
+    patience : int
+        The phase ends after so many looks without a better `map_50`; 0 for never.
+    statistics : int
+        Batches to take the statistics of batch norms from afresh, for the averaged weights; 0 to keep their mean.
+    save_every : int
+        Steps between two checkpoints.
+    workers : int
+        Processes that prepare tiles; 0 for none besides the one that trains.
+    loggers : tuple of {"tensorboard", "wandb", "mlflow"}
+        Besides the CSV file.
     """
 
     seed: int = 1
-    crop: int = 256
-    batch: int = 4
-    steps: int = 4000
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 1e-4
-    warm_up: int = 200
-    ema: float = 0.998
+    crop: int = Field(256, gt=0)
+    batch: int = Field(4, gt=0)
+    steps: int = Field(4000, gt=0)
+    learning_rate: float = Field(1.5e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    warm_up: int = Field(200, ge=0)
+    ema: float = Field(0.998, ge=0, lt=1)
+    gradient_clip: float = Field(5.0, ge=0)
+    accumulate: int = Field(1, gt=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    validate_every: int = Field(0, ge=0)
+    validation_tiles: int = Field(0, ge=0)
+    patience: int = Field(0, ge=0)
+    statistics: int = Field(0, ge=0)
+    save_every: int = Field(200, gt=0)
+    workers: int = Field(0, ge=0)
+    loggers: tuple[LoggerName, ...] = ()
+
+    @model_validator(mode="after")
+    def _patience_needs_looks(self) -> "TrainingSpec":
+        if self.patience and not self.validate_every:
+            raise ValueError("patience counts looks at the validation tiles: set validate_every too")
+        return self
 
 
 class Recipe(Spec):
-    """Everything that makes a bundle; the phases of `training` follow each other, each from the averaged weights."""
+    """Everything that makes a bundle.
+
+    Attributes
+    ----------
+    name : str
+        Of the bundle.
+    tiles : str or None
+        Folder of a tile set to train on. None for simulated frames, and then the three sets are needed.
+    cut : TileSetSpec
+        How a data set is cut into such tiles, and how its catalogues become truth.
+    train_set, tuning_set, validation_set : SceneSet or None
+        Simulated frames: to train on, to choose thresholds (and weights, where a phase is validated), to score.
+    network, sky, normalise, tile, merge : Spec
+        What travels in the bundle.
+    start : StartSpec
+        The weights before the first step.
+    strategy : StrategySpec
+        Which weights are trained.
+    augment : AugmentSpec
+        How the tiles are varied.
+    training : tuple of TrainingSpec
+        Phases that follow each other, each from the averaged weights of the one before.
+    """
 
     name: str
-    train_set: SceneSet
-    tuning_set: SceneSet
-    validation_set: SceneSet
+    tiles: str | None = None
+    cut: TileSetSpec = TileSetSpec()
+    train_set: SceneSet | None = None
+    tuning_set: SceneSet | None = None
+    validation_set: SceneSet | None = None
     network: NetworkSpec = NetworkSpec()
     sky: SkySpec = SkySpec()
     normalise: NormaliseSpec = NormaliseSpec()
     tile: TileSpec = TileSpec()
     merge: Suppression = Suppression(by="centre", threshold=0.25)
+    start: StartSpec = StartSpec()
+    strategy: StrategySpec = StrategySpec()
+    augment: AugmentSpec = AugmentSpec()
     training: tuple[TrainingSpec, ...] = Field((TrainingSpec(),), min_length=1)
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> "Recipe":
+        if self.tiles is None and None in (self.train_set, self.tuning_set, self.validation_set):
+            raise ValueError("without `tiles` a recipe needs train_set, tuning_set and validation_set")
+        return self
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> "Recipe":
+        if self.normalise.channels not in (1, self.network.channels):
+            raise ValueError(
+                f"normalise.softening makes {self.normalise.channels} channels, and network.channels is "
+                f"{self.network.channels}"
+            )
+        return self
+
+    @property
+    def scene_sets(self) -> tuple[SceneSet, ...]:
+        """The simulated sets that the recipe names."""
+        sets = (self.train_set, self.tuning_set, self.validation_set)
+        return tuple(scenes for scenes in sets if scenes is not None)
+
+    def shaping(self, phase: int, data: str = "") -> str:
+        """All that shapes the weights at the end of a phase (from 1), as JSON.
+
+        What only says how a machine goes about it (workers, loggers, checkpoints) is left out, and so are the phases
+        that follow: a run may be resumed with those changed. A tile set goes by its fingerprint, `data`, so that it
+        may be moved.
+        """
+        phases = [how.model_copy(update=_defaults(MACHINE)) for how in self.training[:phase]]
+        unseen = {
+            "name": "",
+            "tiles": data,
+            "tuning_set": None,
+            "validation_set": None,
+            "tile": TileSpec(),
+            "merge": Suppression(),
+        }
+        return self.model_copy(update={"training": tuple(phases), **unseen}).model_dump_json()
+
+
+def _defaults(names: set[str]) -> dict[str, object]:
+    return {name: TrainingSpec.model_fields[name].default for name in names}
 
 
 def read_recipe(path: Path) -> Recipe:

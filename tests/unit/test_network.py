@@ -1,10 +1,14 @@
+import json
+
 import pytest
 import torch
+import torchvision
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 
+from lynceus.background import cover
 from lynceus.merge import Suppression
-from lynceus.network import RESNET50_V2, Network, NetworkSpec, fold_batch_norms
-from lynceus.regions import BoxHeads, Float32BoxCoder, cover, silenced, suppress
+from lynceus.network import RESNET50_V1, RESNET50_V2, Network, NetworkSpec, fold_batch_norms
+from lynceus.regions import BoxHeads, Float32BoxCoder, silenced, suppress
 
 SMALL = NetworkSpec(widths=(8, 16, 16, 16), blocks=(1, 1, 1, 1), pyramid=16, head_units=(32,))
 
@@ -65,8 +69,10 @@ def test_the_reference_has_43_million_parameters():
         SMALL.model_copy(update={"norm": "frozen"}),
         SMALL.model_copy(update={"channels": 3, "classes": ("star", "galaxy", "trail")}),
         SMALL.model_copy(update={"head_convolutions": (16,), "rpn_depth": 2, "ratios": (0.5, 1.0, 2.0)}),
+        SMALL.model_copy(update={"head_convolutions": (16,), "pyramid_norm": False, "head_units": (32, 16)}),
+        SMALL.model_copy(update={"body": "resnet18", "anchors": ((6,), (12,), (24,), (48,), (96,))}),
     ],
-    ids=["plain", "group", "frozen", "three classes", "deep heads"],
+    ids=["plain", "group", "frozen", "three classes", "deep heads", "no norms above", "resnet18"],
 )
 def test_a_spec_builds_a_network_that_trains_and_finds(spec):
     torch.manual_seed(0)
@@ -110,6 +116,52 @@ def test_caps_are_told():
         free = Network(SMALL.model_copy(update={"proposal_score": 0.999})).eval()(tile)[0]
     assert capped.capped
     assert not free.capped
+
+
+@pytest.mark.parametrize("body", ["resnet18", "resnet34", "resnet50", "resnet101"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_resnet_body_is_torchvisions(body, channels):
+    spec = RESNET50_V2.model_copy(update={"body": body, "channels": channels, "pyramid": 16, "head_convolutions": ()})
+    with torch.device("meta"):
+        ours, theirs = Network(spec).backbone, getattr(torchvision.models, body)(weights=None).state_dict()
+        levels = ours(torch.empty(1, channels, 128, 128))
+    shapes = {name: tensor.shape for name, tensor in ours.body.state_dict().items()}
+    wanted = {name: tensor.shape for name, tensor in theirs.items() if not name.startswith("fc.")}
+    wanted["conv1.weight"] = torch.Size((64, channels, 7, 7))
+    assert shapes == wanted
+    assert [level.shape[-1] for level in levels.values()] == [32, 16, 8, 4, 2]
+
+
+def test_the_stride_may_stand_in_the_first_convolution_of_a_block():
+    v1 = RESNET50_V1.model_copy(update={"downsampling": "1x1"})
+    with torch.device("meta"):
+        second, first = Network(RESNET50_V1).backbone, Network(v1).backbone
+        tiles = torch.empty(1, 1, 64, 64)
+        assert [level.shape for level in first(tiles).values()] == [level.shape for level in second(tiles).values()]
+    for stage in (first.body.layer2, first.body.layer3, first.body.layer4):
+        assert (stage[0].conv1.stride, stage[0].conv2.stride) == ((2, 2), (1, 1))
+    assert (first.body.layer1[0].conv1.stride, second.body.layer2[0].conv2.stride) == ((1, 1), (2, 2))
+
+
+def test_a_tile_of_one_channel_is_given_to_all_channels():
+    torch.manual_seed(0)
+    network = Network(SMALL.model_copy(update={"channels": 3, "detection_score": 0.0})).eval()
+    tiles = torch.randn(2, 1, 128, 128)
+    with torch.inference_mode():
+        for one, three in zip(network(tiles), network(tiles.repeat(1, 3, 1, 1)), strict=True):
+            assert len(one.boxes)
+            assert torch.equal(one.boxes, three.boxes)
+            assert torch.equal(one.scores, three.scores)
+    with pytest.raises(ValueError, match="2 channels"):
+        network(tiles.repeat(1, 2, 1, 1))
+
+
+def test_a_manifest_of_before_keeps_its_network():
+    spec = json.loads(NetworkSpec().model_dump_json())
+    for later in ("downsampling", "pyramid_norm"):
+        del spec[later]
+    del spec["sampling"]["background"]
+    assert NetworkSpec.model_validate(spec) == NetworkSpec()
 
 
 @pytest.mark.parametrize("wrong", [{"anchors": ((4,),)}, {"classes": ()}, {"body": "vgg"}, {"surprise": 1}])

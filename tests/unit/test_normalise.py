@@ -55,3 +55,23 @@ def test_sky_is_zero_and_noise_is_known():
     deviations = torch.sinh(normalise(*stack_tiles(tiles), 64, SPEC)) * SPEC.softening
     assert deviations.mean().item() == pytest.approx(0, abs=0.02)
     assert deviations.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_several_softenings_give_a_channel_each():
+    frame = frame_with_gradient(128, 128)
+    frame.pixels[10:20, 30:40] = np.nan
+    tiles = stack_tiles(cut_tiles(frame, estimate_sky(frame, SkySpec()), TileSpec(size=128, overlap=32)))
+    spec = NormaliseSpec(softening=(1.0, 2.0, 50.0))
+    found = normalise(*tiles, 64, spec)
+    assert spec.channels == found.shape[1] == 3
+    for channel, softening in enumerate(spec.softening):
+        alone = normalise(*tiles, 64, NormaliseSpec(softening=softening))
+        assert alone.shape[1] == NormaliseSpec(softening=softening).channels == 1
+        torch.testing.assert_close(found[:, channel : channel + 1], alone)
+    assert NormaliseSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, (), (2.0, 0.0)])
+def test_a_softening_that_stretches_nothing_is_refused(wrong):
+    with pytest.raises(ValueError):
+        NormaliseSpec(softening=wrong)

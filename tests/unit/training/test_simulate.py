@@ -1,13 +1,50 @@
+import hashlib
+
+import galsim
 import numpy as np
 import pytest
 from astropy.table import Table
 
 from lynceus.detections import box_about
-from training.simulate import FWHM_PER_SIGMA, Detector, SceneSpec, draw_scene, draw_stamp, flux_of_snr, simulate
+from training.camera import Detector
+from training.optics import Optics
+from training.ranges import SceneSpec
+from training.scene import draw_scene
+from training.simulate import simulate
+from training.stamps import FWHM_PER_SIGMA, draw_stamp, flux_of_snr, snr_of_flux
 
 PLAIN = SceneSpec(
     size=256, sources=(80, 80), empty=0, snr=(20, 200), bright=0, galaxies=(0, 0), trailed=0, correlated=0, clean=1
 )
+
+
+# Of the pixels and the boxes of frames drawn from the default recipe's ranges before any switch was added to them.
+VALIDATION = {"sources": (20, 250), "snr": (3, 500), "bright": 0, "empty": 0, "fwhm": (1.5, 6.0), "clean": 0}
+DRAWN = [
+    ({}, 0, "bacb40763b73cb54", "e372c1759b90c507"),
+    ({}, 1, "14e7be7297f2be75", "e3b0c44298fc1c14"),
+    ({}, 2, "135d9797fa1dd1e3", "7d1bfc3bf755f58e"),
+    ({}, 3, "a3b31a586a691601", "a1415688cf402b68"),
+    (VALIDATION, 0, "fc8b89cd5577c4a9", "b8776b42db8a9173"),
+    (VALIDATION, 1, "f6e72d3c8d28245b", "9728e0ce38450364"),
+    (VALIDATION, 2, "5b56a65a704d19df", "2afe8e2d65320f3f"),
+    (VALIDATION, 3, "850d90bb876156d0", "894166d3e5096bf3"),
+]
+OFF = ("defocused", "measured", "comets", "spikes", "ghosts", "resampled", "vignetting", "fringes", "amplifiers",
+       "quantised", "bleed_rows")  # fmt: skip
+
+
+@pytest.mark.parametrize(("ranges", "index", "pixels", "boxes"), DRAWN)
+def test_the_shipped_recipe_repeats(ranges, index, pixels, boxes):
+    frame, truth = draw_scene(np.random.default_rng([20261, index]), SceneSpec(size=128, **ranges))
+    edges = np.stack([np.asarray(truth[name], float) for name in ("x_min", "y_min", "x_max", "y_max")], axis=1)
+    assert hashlib.sha256(frame.data.tobytes()).hexdigest()[:16] == pixels
+    assert hashlib.sha256(np.round(edges, 6).tobytes()).hexdigest()[:16] == boxes
+
+
+@pytest.mark.parametrize("switch", OFF)
+def test_every_later_switch_is_off_by_default(switch):
+    assert SceneSpec.model_fields[switch].default == 0
 
 
 def test_a_scene_depends_on_its_seed_alone():
@@ -43,12 +80,11 @@ def test_boxes_follow_the_rule():
 
 
 def test_a_matched_filter_sees_the_snr_that_was_asked_for():
-    import galsim
-
     rng = np.random.default_rng(1)
-    stamp = draw_stamp(galsim.Gaussian(fwhm=3.0), np.zeros(2)).pixels
+    stamp = draw_stamp(Optics(galsim.Gaussian(fwhm=3.0)), np.zeros(2)).pixels
     detector = Detector(sky=400.0, gain=2.0, read_noise=5.0, smoothing=0.0, saturation=6e4)
-    flux = flux_of_snr(15.0, stamp, detector, boost=1.0)
+    flux = flux_of_snr(15.0, stamp, detector.noise, detector.gain, boost=1.0)
+    assert snr_of_flux(flux, stamp, detector.noise, detector.gain, boost=1.0) == pytest.approx(15.0)
     mean = (flux * stamp + 400.0) * 2.0
     exposures = (rng.poisson(mean, (4000, *stamp.shape)) + rng.normal(0, 5.0, (4000, *stamp.shape))) / 2.0 - 400.0
     filtered = (exposures * stamp).sum(axis=(1, 2)) / np.square(stamp).sum()
@@ -83,4 +119,4 @@ def test_simulating_again_keeps_what_is_there(tmp_path):
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert sorted(after) == ["00000.ecsv", "00000.fits", "00001.ecsv", "00001.fits"]
     assert after["00000.fits"] == before["00000.fits"]
-    assert len(Table.read(tmp_path / "00001.ecsv", format="ascii.ecsv").colnames) == 15
+    assert len(Table.read(tmp_path / "00001.ecsv", format="ascii.ecsv").colnames) == 17
