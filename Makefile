@@ -16,10 +16,10 @@ export LYNCEUS_BUNDLE := $(BUNDLE)
 endif
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help setup demo serve test lint format bench bento train evaluate clean
+.PHONY: help setup demo serve test lint format bench bento train training-demo evaluate clean
 
 help: ## say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## make the virtual environment
 
@@ -60,8 +60,24 @@ train: $(READY) ## simulate, train, publish (RECIPE=path, RUN=folder); resumes w
 	@$(PY) -m training train $(RECIPE) --run $(RUN)
 	@$(PY) -m training publish $(RECIPE) --run $(RUN)
 
-evaluate: $(READY) ## score the bundle on the recipe's validation frames, beside the rival
-	@$(PY) -m training evaluate $(RECIPE) --run $(RUN)
+WALK := $(OUT)/training-demo
+TRANSFER := training/recipes/transfer.toml
+TRUTH := $(WALK)/archive/truth
+
+training-demo: $(READY) ## a simulated archive of 30 frames to a published version: curate, tile, train, score, publish
+	@echo "== an archive of 30 exposures, as Joan Oro's pipeline leaves it ==" && $(PY) -m training archive $(WALK)/archive --frames 30
+	@echo "== curation ==" && $(PY) -m training curate $(WALK)/archive --out $(WALK)/dataset
+	@echo "== tiles ==" && $(PY) -m training tile $(TRANSFER) $(WALK)/dataset --out $(WALK)/tiles
+	@echo "== training, from the shipped version ==" && $(PY) -m training train $(TRANSFER) --tiles $(WALK)/tiles --run $(WALK)/run
+	@echo "== threshold, scores, publication ==" && rm -rf $(WALK)/store && $(PY) -m training publish $(TRANSFER) \
+		--tiles $(WALK)/tiles --dataset $(WALK)/dataset --truth $(TRUTH) --run $(WALK)/run --store $(WALK)/store
+	@echo "== the new version and its rivals on the exposures held back ==" && $(PY) -m training evaluate \
+		$(WALK)/store/joan-oro/0.1.0 --dataset $(WALK)/dataset --tiles $(WALK)/tiles --truth $(TRUTH) --out $(WALK)/report
+	@echo "look at $(WALK)/dataset/contact_sheet.html and $(WALK)/report/report.html"
+
+evaluate: $(READY) ## score the bundle on the recipe's validation frames, beside its rivals
+	@$(PY) -m training simulate $(RECIPE) --run $(RUN)
+	@$(PY) -m training evaluate $(BUNDLE) --scenes $(RUN)/validation --tuned-on $(RUN)/tuning --out $(RUN)/report
 
 clean: ## remove what the targets made, the environment too
 	rm -rf .venv out .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .bentoml

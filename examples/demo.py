@@ -42,7 +42,7 @@ def main(out: Path = Path("out"), frame: Annotated[Path | None, typer.Option(exi
 
 def simulate_frame(path: Path) -> Path:
     """Draw a frame the network has never seen: galaxies, cosmic rays, two satellite trails."""
-    from training.simulate import SceneSpec, draw_scene
+    from training.scenes.simulate import SceneSpec, draw_scene
 
     spec = SceneSpec(size=1024, sources=(60, 120), fwhm=(2.0, 4.0), snr=(3, 1000), empty=0, clean=0)
     frame, truth = draw_scene(np.random.default_rng(DEMO_SEED), spec)

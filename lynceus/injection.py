@@ -126,7 +126,7 @@ def plant(
     low, high = spec.snr
     snr = low * (high / low) ** rng.random(len(x))
     light = _light(frame, sky, np.stack([x, y, snr], axis=1), fwhm, spec, rng)
-    return Planted(_added(data, frame, lambda pixels: light), x, y, snr, fwhm)
+    return Planted(added(data, frame, lambda pixels: light), x, y, snr, fwhm)
 
 
 def inverted(data: bytes, frame: Frame, sky: Sky) -> bytes:
@@ -161,7 +161,7 @@ def inverted(data: bytes, frame: Frame, sky: Sky) -> bytes:
     deepest = DEFECT * noise
     if frame.facts.saturation is not None:
         deepest = np.clip(frame.facts.saturation - frame.quantum - level, 0, deepest)
-    return _added(data, frame, lambda pixels: np.where(level - pixels > deepest, level - pixels, 2 * (level - pixels)))
+    return added(data, frame, lambda pixels: np.where(level - pixels > deepest, level - pixels, 2 * (level - pixels)))
 
 
 def _places(
@@ -214,8 +214,23 @@ def _flux(snr: float, noise: float, profile: Floats, gain: float | None) -> floa
     return float(photons + np.hypot(photons, snr * noise / np.sqrt((profile**2).sum())))
 
 
-def _added(data: bytes, frame: Frame, addition: Addition) -> bytes:
-    """The file with something added to the pixels of one HDU, in ADU."""
+def added(data: bytes, frame: Frame, addition: Addition) -> bytes:
+    """Add something to the pixels of one HDU, and leave the rest of the file as it is.
+
+    Parameters
+    ----------
+    data : bytes
+        The FITS file, plain or tile-compressed.
+    frame : Frame
+        As read from it; says which HDU.
+    addition : callable
+        Gives what to add to pixels of shape (H, W), in ADU; 0 leaves a pixel untouched.
+
+    Returns
+    -------
+    bytes
+        The new file.
+    """
     hdus = open_fits(data, NO_LIMITS)
     hdu = hdus[frame.hdu]
     return _rewritten(hdus[0], hdu, addition) if hdu.compressed else _in_place(hdu, addition, frame.quantum)

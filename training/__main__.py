@@ -106,12 +106,12 @@ def curate(
     workers: Workers = 2,
 ) -> None:
     """Pair frames with catalogues, set apart what cannot be trained on, propose labels, draw the contact sheet."""
-    from training.curation.curate import CONTACT_SHEET
+    from training.curation.curate import SHEET
     from training.curation.curate import curate as review
 
     table = review(archive, out, labels=labels, workers=workers)
     kept = sum(table["state"] == "kept")
-    typer.echo(f"{kept} of {len(table)} frames are kept; look at {out / CONTACT_SHEET}")
+    typer.echo(f"{kept} of {len(table)} frames are kept; look at {out / SHEET}")
 
 
 @app.command()

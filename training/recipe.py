@@ -12,11 +12,11 @@ from lynceus.normalise import NormaliseSpec
 from lynceus.sky import SkySpec
 from lynceus.spec import Spec
 from lynceus.tiling import TileSpec
-from training.augment import AugmentSpec
-from training.scene import SceneSpec
-from training.start import StartSpec
-from training.strategies import StrategySpec
-from training.tileset import TileSetSpec
+from training.fitting.augment import AugmentSpec
+from training.fitting.start import StartSpec
+from training.fitting.strategies import StrategySpec
+from training.scenes.scene import SceneSpec
+from training.tiling.tileset import TileSetSpec
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 MACHINE = {"workers", "loggers", "save_every"}  # how a machine goes about it: no weight depends on these

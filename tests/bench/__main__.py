@@ -29,7 +29,7 @@ from lynceus.sky import estimate_sky
 from lynceus.tiling import cut_tiles
 from model_store import default_bundle
 from tests.bench.shadow import shadow_cost
-from training.simulate import SceneSpec, draw_scene
+from training.scenes.simulate import SceneSpec, draw_scene
 
 ROUNDS = 5
 NAIVE_TILES = 2  # of 81, scaled: the whole loop takes minutes

@@ -10,7 +10,7 @@ import pytest
 
 from tests.coco import coco, dense_iou, greedy_with_ignored
 from tests.data import test_data as data_file
-from training.simulate import SceneSpec, draw_scene
+from training.scenes.simulate import SceneSpec, draw_scene
 
 SCALE, LEAST = 2.5, 4.0  # the box rule: side over FWHM, least side in pixels
 SIGMA = 2 * np.sqrt(2 * np.log(2))

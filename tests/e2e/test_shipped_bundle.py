@@ -9,7 +9,7 @@ from lynceus.detector import Detector
 from lynceus.frame import Frame
 from lynceus.measure import measure
 from model_store import default_bundle
-from training.simulate import SceneSpec, draw_scene
+from training.scenes.simulate import SceneSpec, draw_scene
 
 
 @pytest.fixture(scope="module")

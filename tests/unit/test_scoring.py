@@ -15,7 +15,7 @@ from lynceus.figures import Evaluation
 from lynceus.scoring import evaluate
 from lynceus.truth import Truth
 from tests.coco import THRESHOLDS, coco, dense_iou, greedy_with_ignored
-from training.simulate import SceneSpec, draw_scene
+from training.scenes.simulate import SceneSpec, draw_scene
 
 AT_50_AND_75 = [THRESHOLDS.index(0.5), THRESHOLDS.index(0.75)]
 

@@ -9,11 +9,11 @@ from lynceus.frame import read_frame
 from lynceus.measure import MeasureSpec
 from lynceus.sky import SkySpec, estimate_sky
 from lynceus.truth import read_catalogue, truth_of
-from training.archive import CATALOGUE, FRAME, ArchiveSpec, write_archive
 from training.errors import TrainingError
-from training.extraction import COLUMNS
-from training.oddities import ODDITIES
-from training.ranges import SceneSpec
+from training.scenes.archive import CATALOGUE, FRAME, ArchiveSpec, write_archive
+from training.scenes.extraction import COLUMNS
+from training.scenes.oddities import ODDITIES
+from training.scenes.ranges import SceneSpec
 
 SCENE = SceneSpec(
     sources=(150, 150), empty=0, snr=(10, 300), bright=0, fwhm=(2.5, 3.5), trailed=0, galaxies=(0.3, 0.3),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lynceus.normalise import NormaliseSpec
-from training.augment import AugmentSpec, Target, augment, crop_truth, disturb, rotate_and_zoom, turn
+from training.fitting.augment import AugmentSpec, Target, augment, crop_truth, disturb, rotate_and_zoom, turn
 
 SIDE = 128
 STRETCH = NormaliseSpec()

@@ -18,12 +18,12 @@ from tests.unit.training.archives import (
     write_frame,
     write_pair,
 )
-from training.curate import CurateSpec, curate
-from training.dataset import Exposure, read_dataset, read_frames_table
+from training.curation.curate import CurateSpec, curate
+from training.curation.dataset import Exposure, read_dataset, read_frames_table
+from training.curation.inspection import InspectionSpec, Place
+from training.curation.pairs import Pair
+from training.curation.sky_fields import shared_area
 from training.errors import TrainingError
-from training.inspection import InspectionSpec, Place
-from training.pairs import Pair
-from training.sky_fields import shared_area
 
 FIELDS = [star_field(seed) for seed in range(1, 5)]
 SMALL = CurateSpec(inspection=InspectionSpec(thumbnail=96))
@@ -159,7 +159,7 @@ def test_curating_again_reads_no_frame_that_stayed_the_same(curated, monkeypatch
         inspected.append(pair.key)
         raise FileNotFoundError(pair.key)
 
-    monkeypatch.setattr("training.inspection._inspected", gone)
+    monkeypatch.setattr("training.curation.inspection._inspected", gone)
     again = curate(archive, out, SMALL, workers=1)
     assert inspected == ["dead"]  # a file that could not be reached may come back
     stayed = table["key"] != "dead"
@@ -189,14 +189,14 @@ def die(*arguments: object) -> None:
 
 
 def test_a_frame_that_kills_its_process_is_set_apart_alone(tmp_path, monkeypatch):
-    from training import inspection
+    from training.curation import inspection
 
     write_pair(tmp_path / "archive", "a", FIELDS[0])
     write_pair(tmp_path / "archive", "deadly", FIELDS[1])
     write_pair(tmp_path / "archive", "z", FIELDS[2])
     honest = inspection._inspected
     monkeypatch.setattr(
-        "training.inspection._inspected",
+        "training.curation.inspection._inspected",
         lambda archive, pair, *rest: die() if pair.key == "deadly" else honest(archive, pair, *rest),
     )
     rows = by_key(curate(tmp_path / "archive", tmp_path / "set", SMALL, workers=2))

@@ -17,9 +17,9 @@ from lynceus.network import RawDetections
 from lynceus.scoring import IOU_THRESHOLDS, RECALL_THRESHOLDS, evaluate
 from lynceus.sky import SkySpec, estimate_sky
 from lynceus.truth import Truth
-from training.evaluate import THRESHOLDS, Finder, best_threshold, score_exposures, score_finders
-from training.exposures import LabelledExposure
-from training.pooling import evidence_of, match_by_centre, pool
+from training.scoring.evaluate import THRESHOLDS, Finder, best_threshold, score_exposures, score_finders
+from training.scoring.pooling import evidence_of, match_by_centre, pool
+from training.tiling.exposures import LabelledExposure
 
 SIDE = 128
 NOISE = np.random.default_rng(0).normal(100, 5, (SIDE, SIDE)).astype(np.float32)

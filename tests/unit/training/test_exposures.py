@@ -15,9 +15,9 @@ from lynceus.sky import SkySpec, estimate_sky
 from lynceus.tables import Catalogue
 from lynceus.truth import Truth, truth_of
 from tests.unit.training.tile_kit import FWHM, small_dataset, star_field, write_dataset, write_exposure
-from training.dataset import read_dataset
+from training.curation.dataset import read_dataset
 from training.errors import TrainingError
-from training.exposures import (
+from training.tiling.exposures import (
     LabelledExposure,
     TruthSpec,
     accepted,

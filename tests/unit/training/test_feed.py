@@ -6,12 +6,12 @@ from lynceus.measure import MeasureSpec
 from lynceus.sky import SkySpec
 from tests.unit.training.run_kit import NETWORK, small_recipe
 from tests.unit.training.tile_kit import small_dataset
-from training.checkpoints import read_best
 from training.errors import TrainingError
-from training.feed import open_feed
-from training.tile import make_tiles
-from training.tileset import TileSet, TileSetSpec
-from training.train import train
+from training.fitting.checkpoints import read_best
+from training.fitting.feed import open_feed
+from training.fitting.train import train
+from training.tiling.tile import make_tiles
+from training.tiling.tileset import TileSet, TileSetSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning and its loggers have much to say
 

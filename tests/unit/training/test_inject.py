@@ -8,11 +8,11 @@ from scipy.signal import fftconvolve
 from lynceus.frame import read_frame
 from lynceus.sky import SkySpec, estimate_sky
 from tests.data import test_data
-from training.inject import InjectSpec, inject
-from training.optics import Optics
-from training.ranges import SceneSpec
-from training.scene import Planned, draw_scene
-from training.stamps import draw_stamp
+from training.scenes.inject import InjectSpec, inject
+from training.scenes.optics import Optics
+from training.scenes.ranges import SceneSpec
+from training.scenes.scene import Planned, draw_scene
+from training.scenes.stamps import draw_stamp
 
 SCENE = SceneSpec(
     size=320, sources=(100, 100), empty=0, snr=(20, 300), slope=(0.2, 0.2), bright=0, fwhm=(3, 3), trailed=0,

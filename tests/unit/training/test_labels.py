@@ -3,9 +3,9 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from training.curation.labels import LABELS, read_labels
+from training.curation.pairs import Pair
 from training.errors import TrainingError
-from training.labels import LABELS, read_labels
-from training.pairs import Pair
 
 PAIRS = [
     Pair("TJO1", PurePosixPath("n1/TJO1_U_imc.fits.gz"), None),

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from lynceus.network import Network, NetworkSpec
-from training.norms import recompute_statistics
-from training.strategies import Strategy, StrategySpec
+from training.fitting.norms import recompute_statistics
+from training.fitting.strategies import Strategy, StrategySpec
 
 SPEC = NetworkSpec(widths=(8, 16), blocks=(1, 1), pyramid=16, head_units=(32,), anchors=((8,), (24,)))
 

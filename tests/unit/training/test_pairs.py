@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from training.curation.pairs import find_pairs
 from training.errors import TrainingError
-from training.pairs import find_pairs
 
 
 def touch(folder: Path, *names: str) -> None:

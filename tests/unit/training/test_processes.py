@@ -7,14 +7,14 @@ import sys
 import torch
 
 from tests.unit.training.run_kit import small_recipe, write_scenes
-from training.checkpoints import read_best
+from training.fitting.checkpoints import read_best
 
 CHILD = """
 import sys
 from pathlib import Path
 import torch
 from training.recipe import Recipe
-from training.train import train
+from training.fitting.train import train
 
 torch.set_num_threads(1)
 run = Path(sys.argv[1])

@@ -14,18 +14,18 @@ from lynceus.sky import SkySpec
 from model_store import Ref
 from model_store.local import LocalStore
 from tests.unit.training.tile_kit import write_dataset, write_exposure
-from training import appraisal, rival
-from training.appraisal import evaluate_bundle
 from training.errors import TrainingError
-from training.evaluate import Finder
-from training.exposures import TruthSpec
-from training.frames import HeldBackFrames, SceneFrames, WholeDataset, frames_of
-from training.publish import publish
 from training.recipe import Recipe, SceneSet
-from training.rival import RivalSettings
-from training.scene import SceneSpec
-from training.simulate import simulate
-from training.tileset import TileSet, TileSetManifest, TileSetSpec
+from training.scenes.scene import SceneSpec
+from training.scenes.simulate import simulate
+from training.scoring import appraisal, rival
+from training.scoring.appraisal import evaluate_bundle
+from training.scoring.evaluate import Finder
+from training.scoring.frames import HeldBackFrames, SceneFrames, WholeDataset, frames_of
+from training.scoring.publish import publish
+from training.scoring.rival import RivalSettings
+from training.tiling.exposures import TruthSpec
+from training.tiling.tileset import TileSet, TileSetManifest, TileSetSpec
 
 NETWORK = NetworkSpec(
     widths=(8, 8, 8, 8), blocks=(1, 1, 1, 1), pyramid=8, head_units=(16,), detections=30, proposals=60
@@ -95,7 +95,7 @@ def test_a_version_says_what_it_was_made_from_and_scored_on(recipe, made, tmp_pa
 
 def test_a_version_is_published_once_and_a_second_try_costs_nothing(recipe, made, tmp_path, monkeypatch):
     published(recipe, made, tmp_path)
-    monkeypatch.setattr("training.publish.appraise", lambda *_, **__: pytest.fail("scored for nothing"))
+    monkeypatch.setattr("training.scoring.publish.appraise", lambda *_, **__: pytest.fail("scored for nothing"))
     with pytest.raises(ConflictError, match="immutable"):
         published(recipe, made, tmp_path)
 

@@ -10,8 +10,8 @@ from lynceus.sky import SkySpec, estimate_sky
 from lynceus.tables import Catalogue
 from lynceus.unlisted import find_peaks
 from tests.unit.training.archives import SIDE, SIGMA, exposure, gaussian, sky, star_field
-from training.proposals import Proposal, ProposalSpec, propose
-from training.quality import Quality, assess, fit_of
+from training.curation.proposals import Proposal, ProposalSpec, propose
+from training.curation.quality import Quality, assess, fit_of
 
 SATURATION = 60000.0
 STARS, POSITIONS = exposure(star_field(3))

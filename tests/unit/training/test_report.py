@@ -9,11 +9,11 @@ import pytest
 
 from lynceus.truth import Truth
 from tests.unit.training.test_evaluate import draw, exposure, listed
-from training.card import classes, table
-from training.evaluate import Finder, score_finders
-from training.pooling import evidence_of, pool
-from training.report import Confusion, Report, report_json, rounded, write_report
-from training.report_page import report_page, table_parts
+from training.scoring.card import classes, table
+from training.scoring.evaluate import Finder, score_finders
+from training.scoring.pooling import evidence_of, pool
+from training.scoring.report import Confusion, Report, report_json, rounded, write_report
+from training.scoring.report_page import report_page, table_parts
 
 CLASSES = ("star", "galaxy")
 VOID = {"meta", "link", "img", "br", "input", "hr", "path", "use"}

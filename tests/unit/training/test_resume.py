@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from tests.unit.training.run_kit import small_recipe, write_scenes
-from training.augment import AugmentSpec
-from training.checkpoints import read_best
 from training.errors import TrainingError
-from training.loggers import read_log
-from training.strategies import StrategySpec
-from training.train import train
+from training.fitting.augment import AugmentSpec
+from training.fitting.checkpoints import read_best
+from training.fitting.loggers import read_log
+from training.fitting.strategies import StrategySpec
+from training.fitting.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning and its loggers have much to say
 
@@ -27,7 +27,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from training.recipe import Recipe
-from training.train import train
+from training.fitting.train import train
 
 def kill(step, figures):
     if step == {KILLED_AT}:

@@ -12,13 +12,13 @@ from lynceus.frame import Frame
 from lynceus.measure import MeasureSpec
 from lynceus.sky import SkySpec, estimate_sky
 from lynceus.truth import Truth
-from training import rival, rivals, source_extractor
 from training.errors import TrainingError
-from training.evaluate import Finder, score_finders
-from training.exposures import LabelledExposure
-from training.rival import RivalSettings, as_scores, seeing_of, tune
-from training.rivals import SEP, SOURCE_EXTRACTOR, rival_finders
-from training.source_extractor import SourceExtractorSettings
+from training.scoring import rival, rivals, source_extractor
+from training.scoring.evaluate import Finder, score_finders
+from training.scoring.rival import RivalSettings, as_scores, seeing_of, tune
+from training.scoring.rivals import SEP, SOURCE_EXTRACTOR, rival_finders
+from training.scoring.source_extractor import SourceExtractorSettings
+from training.tiling.exposures import LabelledExposure
 
 FWHM, SIDE = 4.0, 192
 MEASURE = MeasureSpec()

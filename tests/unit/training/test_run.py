@@ -13,16 +13,16 @@ from lynceus.network import Network, RawDetections
 from lynceus.scoring import evaluate
 from lynceus.truth import Truth
 from tests.unit.training.run_kit import NETWORK, small_recipe, write_scenes
-from training import speed
-from training.augment import Target
-from training.checkpoints import best_weights, read_best
 from training.errors import TrainingError
-from training.feed import open_feed
-from training.loggers import CsvLog, build_loggers, read_log
-from training.speed import SpeedGuard
-from training.start import StartSpec
-from training.train import pace, processes, train
-from training.validation import average_precision, counted, validate
+from training.fitting import speed
+from training.fitting.augment import Target
+from training.fitting.checkpoints import best_weights, read_best
+from training.fitting.feed import open_feed
+from training.fitting.loggers import CsvLog, build_loggers, read_log
+from training.fitting.speed import SpeedGuard
+from training.fitting.start import StartSpec
+from training.fitting.train import pace, processes, train
+from training.fitting.validation import average_precision, counted, validate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning and its loggers have much to say
 
@@ -206,7 +206,7 @@ def test_other_loggers_write_into_the_folder(tmp_path, name, file):
 
 
 def test_a_logger_that_is_not_installed_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.loggers.TensorBoardLogger", _not_installed)
+    monkeypatch.setattr("training.fitting.loggers.TensorBoardLogger", _not_installed)
     with pytest.raises(TrainingError, match=r"lynceus\[loggers\]"):
         build_loggers(("tensorboard",), tmp_path, "small", 0)
 

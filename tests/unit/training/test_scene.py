@@ -8,15 +8,15 @@ from astropy.io import fits
 
 from lynceus.box_rules import Ellipses, bundle_boxes, clipped
 from lynceus.measure import MeasureSpec
-from training.artefacts import bleed, trail_mask
-from training.camera import Detector, draw_unevenness, expose
 from training.errors import TrainingError
-from training.optics import Optics, annulus, measured_optics, read_stamp
-from training.ranges import SceneSpec, happens
-from training.resample import REACH, Resampling
-from training.scene import draw_scene
-from training.stamps import FWHM_PER_SIGMA, draw_comet, draw_stamp, fwhm_of, moments_of, snr_of_flux
-from training.streaks import Glare, add_ghosts, add_spikes, add_trails
+from training.scenes.artefacts import bleed, trail_mask
+from training.scenes.camera import Detector, draw_unevenness, expose
+from training.scenes.optics import Optics, annulus, measured_optics, read_stamp
+from training.scenes.ranges import SceneSpec, happens
+from training.scenes.resample import REACH, Resampling
+from training.scenes.scene import draw_scene
+from training.scenes.stamps import FWHM_PER_SIGMA, draw_comet, draw_stamp, fwhm_of, moments_of, snr_of_flux
+from training.scenes.streaks import Glare, add_ghosts, add_spikes, add_trails
 
 PLAIN = SceneSpec(
     size=192, sources=(120, 120), empty=0, snr=(20, 200), bright=0, galaxies=(0.2, 0.2), galaxy_radius=(1, 3),

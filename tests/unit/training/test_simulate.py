@@ -6,12 +6,12 @@ import pytest
 from astropy.table import Table
 
 from lynceus.detections import box_about
-from training.camera import Detector
-from training.optics import Optics
-from training.ranges import SceneSpec
-from training.scene import draw_scene
-from training.simulate import simulate
-from training.stamps import FWHM_PER_SIGMA, draw_stamp, flux_of_snr, snr_of_flux
+from training.scenes.camera import Detector
+from training.scenes.optics import Optics
+from training.scenes.ranges import SceneSpec
+from training.scenes.scene import draw_scene
+from training.scenes.simulate import simulate
+from training.scenes.stamps import FWHM_PER_SIGMA, draw_stamp, flux_of_snr, snr_of_flux
 
 PLAIN = SceneSpec(
     size=256, sources=(80, 80), empty=0, snr=(20, 200), bright=0, galaxies=(0, 0), trailed=0, correlated=0, clean=1

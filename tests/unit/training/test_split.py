@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.dataset import Exposure
-from training.split import MOST_FIELDS, SHARES, SPLITS, split_fields
+from training.curation.dataset import Exposure
+from training.tiling.split import MOST_FIELDS, SHARES, SPLITS, split_fields
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=30)
 

@@ -14,8 +14,8 @@ from lynceus.network import RESNET50_V1, RESNET50_V2, Network, NetworkSpec
 from model_store import default_bundle
 from tests.data import test_data
 from training.errors import TrainingError
-from training.foreign import named_as_ours
-from training.start import StartSpec, adapted, start
+from training.fitting.foreign import named_as_ours
+from training.fitting.start import StartSpec, adapted, start
 
 SMALL = NetworkSpec(widths=(8, 16, 16, 16), blocks=(1, 1, 1, 1), pyramid=16, head_units=(32,))
 FIRST = "backbone.stem.0.0.weight"

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynceus.network import Network, NetworkSpec
-from training.lora import LowRank
-from training.strategies import Strategy, StrategySpec
+from training.fitting.lora import LowRank
+from training.fitting.strategies import Strategy, StrategySpec
 
 SPEC = NetworkSpec(
     widths=(8, 16), blocks=(1, 1), pyramid=16, head_units=(32,), head_convolutions=(8,), anchors=((8,), (24,))

@@ -13,18 +13,18 @@ from scipy.stats import t as student
 
 from lynceus.measure import MeasureSpec
 from lynceus.network import Network, NetworkSpec
-from training.dataset import TABLE, read_dataset
+from training.curation.dataset import TABLE, read_dataset
 from training.errors import TrainingError
-from training.exposures import TruthSpec
-from training.held_out import HeldOut, score
-from training.intervals import mean_difference, mean_of
+from training.fitting.start import StartSpec
 from training.recipe import Recipe, TrainingSpec, read_recipe
-from training.scene import SceneSpec
-from training.simulate import simulate
-from training.start import StartSpec
-from training.studies import AMOUNTS, NMS_THRESHOLDS, STUDIES, study_of
-from training.study import SHARES, held_out, part_of, run_study, splits_of
-from training.tileset import TileSetSpec
+from training.scenes.scene import SceneSpec
+from training.scenes.simulate import simulate
+from training.studies.held_out import HeldOut, score
+from training.studies.intervals import mean_difference, mean_of
+from training.studies.study import SHARES, held_out, part_of, run_study, splits_of
+from training.studies.variants import AMOUNTS, NMS_THRESHOLDS, STUDIES, study_of
+from training.tiling.exposures import TruthSpec
+from training.tiling.tileset import TileSetSpec
 
 SMALL = NetworkSpec(widths=(8, 8, 8, 8), blocks=(1, 1, 1, 1), pyramid=8, head_units=(16,))
 RECIPE = Recipe(name="tiny", tiles="none", network=SMALL, training=(TrainingSpec(steps=2), TrainingSpec(steps=2)))
@@ -85,9 +85,9 @@ def _nothing_is_cut(monkeypatch, request):
         out.write_text(spec.model_dump_json())
         return SimpleNamespace(folder=out, fingerprint=f"{spec}{classes}{dataset.parent.name}")
 
-    monkeypatch.setattr("training.tile.make_tiles", make_tiles)
+    monkeypatch.setattr("training.tiling.tile.make_tiles", make_tiles)
     if "told" not in request.node.name:  # a page takes a second to draw
-        monkeypatch.setattr("training.study_page.study_page", lambda *_: "")
+        monkeypatch.setattr("training.studies.study_page.study_page", lambda *_: "")
 
 
 def study(name: str, dataset: Path, fakes: Fakes, **options) -> dict:

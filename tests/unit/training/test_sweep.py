@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from training.errors import TrainingError
 from training.recipe import Recipe, TrainingSpec
-from training.sweep import SweepSpec, sweep
-from training.trials import ALIVE, TAKEN_UP, TRIED, TRIES, WORKER, engaged, open_study, take_up
+from training.studies.sweep import SweepSpec, sweep
+from training.studies.trials import ALIVE, TAKEN_UP, TRIED, TRIES, WORKER, engaged, open_study, take_up
 
 RECIPE = Recipe(
     name="tiny", tiles="tiles", training=(TrainingSpec(steps=40), TrainingSpec(steps=20, learning_rate=3e-4))
@@ -50,7 +50,7 @@ class Pretend:
 def _page_is_not_drawn(request, monkeypatch):
     """A page takes a second; the test of the page alone draws it."""
     if "page" not in request.node.name:
-        monkeypatch.setattr("training.sweep_page.sweep_page", lambda *_: "")
+        monkeypatch.setattr("training.studies.sweep_page.sweep_page", lambda *_: "")
 
 
 @pytest.fixture

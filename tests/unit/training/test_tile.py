@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import training.tile
+import training.tiling.tile
 from lynceus.frame import Frame
 from lynceus.measure import MeasureSpec
 from lynceus.sky import SkySpec, estimate_sky
 from lynceus.tiling import TileSpec, cut_tiles
 from lynceus.truth import Truth
 from tests.unit.training.tile_kit import small_dataset, sources_of, star_field, write_dataset, write_exposure
-from training.cutting import cut, labels_of, offsets_of, tiles_of
 from training.errors import TrainingError
-from training.exposures import LabelledExposure, TruthSpec
-from training.shards import LabelledTile
-from training.split import SPLITS
-from training.tile import make_tiles
-from training.tileset import TileSet, TileSetSpec
+from training.tiling.cutting import cut, labels_of, offsets_of, tiles_of
+from training.tiling.exposures import LabelledExposure, TruthSpec
+from training.tiling.shards import LabelledTile
+from training.tiling.split import SPLITS
+from training.tiling.tile import make_tiles
+from training.tiling.tileset import TileSet, TileSetSpec
 
 SKY, MEASURE = SkySpec(mesh=32), MeasureSpec()
 SPEC = TileSetSpec(size=64, per_shard=5, negatives=1.0)
@@ -233,7 +233,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, untouched, victim, at):
     folder, whole = untouched
-    real, calls = getattr(training.tile, victim), iter(range(1, 1000))
+    real, calls = getattr(training.tiling.tile, victim), iter(range(1, 1000))
 
     def killing(*args, **options):
         number = next(calls)
@@ -242,7 +242,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, unto
             raise Killed
         return result
 
-    monkeypatch.setattr(training.tile, victim, killing)
+    monkeypatch.setattr(training.tiling.tile, victim, killing)
     for _ in range(2):
         with pytest.raises(Killed):
             made(folder, tmp_path / "killed")
@@ -255,7 +255,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, unto
 def test_what_is_finished_is_not_done_again(tmp_path, monkeypatch):
     folder = small_dataset(tmp_path)
     first = made(folder, tmp_path / "tiles")
-    monkeypatch.delattr(training.tile, "label_exposure")
+    monkeypatch.delattr(training.tiling.tile, "label_exposure")
     assert made(folder, tmp_path / "tiles").fingerprint == first.fingerprint
 
 

@@ -11,11 +11,11 @@ from lynceus.normalise import NormaliseSpec
 from lynceus.sky import SkySpec
 from tests.unit.training.run_kit import write_scene
 from tests.unit.training.tile_kit import NOISE, SKY, star_field
-from training.augment import AugmentSpec
 from training.errors import TrainingError
-from training.shards import LabelledTile
-from training.stream import Batches, TileStream, shuffled, view, whole_tiles
-from training.tiles import RandomTiles, grid_tiles, read_labelled
+from training.fitting.augment import AugmentSpec
+from training.fitting.crops import RandomTiles, grid_tiles, read_labelled
+from training.fitting.stream import Batches, TileStream, shuffled, view, whole_tiles
+from training.tiling.shards import LabelledTile
 
 STRETCH = NormaliseSpec()
 STILL = AugmentSpec(flips=False)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from lynceus.normalise import stack_tiles
 from lynceus.sky import window_size
 from training.errors import TrainingError
-from training.shards import LabelledTile, read_tile, write_shard
-from training.split import SPLITS
-from training.tileset import MANIFEST, Shard, Tiles, TileSet, TileSetManifest, TileSetSpec
+from training.tiling.shards import LabelledTile, read_tile, write_shard
+from training.tiling.split import SPLITS
+from training.tiling.tileset import MANIFEST, Shard, Tiles, TileSet, TileSetManifest, TileSetSpec
 
 MESH = 64
 COUNTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.booleans()), min_size=1, max_size=5)

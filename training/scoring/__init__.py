@@ -1,0 +1,1 @@
+"""How good a version is, beside its rivals, and its publication."""

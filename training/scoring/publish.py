@@ -1,0 +1,176 @@
+"""From averaged weights to a bundle in a store: choose the threshold, score, write report and card."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from lynceus import __version__
+from lynceus.bundle import Manifest, Provenance, read_manifest, save_bundle
+from lynceus.detector import Detector, DetectorSpec
+from lynceus.errors import ConflictError
+from lynceus.network import Network, fold_batch_norms
+from model_store import Ref, Store, open_store
+from model_store.local import LocalStore
+from training.errors import TrainingError
+from training.recipe import Recipe
+from training.scoring.appraisal import RIVALS, appraise
+from training.scoring.card import card, table
+from training.scoring.evaluate import best_threshold
+from training.scoring.frames import Frames, HeldBackFrames, SceneFrames, frames_of
+from training.scoring.report import OURS, Report, report_json, rounded, write_report
+
+__all__ = ["publish", "score", "table"]
+
+WEIGHTS = "weights.pt"
+REPORT = "report"  # folder of the run
+PLACES = 4
+
+
+def publish(
+    recipe: Recipe,
+    run: Path,
+    store: Path | str | Store,
+    version: str,
+    workers: int = 2,
+    dataset: Path | None = None,
+    tiles: Path | None = None,
+    truth: Path | None = None,
+    *,
+    rivals: bool = True,
+) -> Ref:
+    """Choose `min_score` on frames held back for it, score on others, and publish the version.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The one the weights were trained by.
+    run : Path
+        Holds `weights.pt` and, where they were trained on, the simulated frames; gets the report's page.
+    store : Path, str or Store
+        A folder of bundles, `s3://bucket/prefix`, or a store that is open already.
+    version : str
+        Of the new version.
+    workers : int
+        Threads of the network, on a CPU.
+    dataset : Path or None
+        Data set that the tiles were cut from: the threshold is chosen on the exposures of their validation split and
+        scored on those of their test split.
+    tiles : Path or None
+        Tile set; by default the recipe's.
+    truth : Path or None
+        Folder of exact truths `<key>.ecsv` to choose and score by, in the place of the catalogues.
+    rivals : bool
+        Whether `sep` and SExtractor are tuned and shown beside it.
+
+    Returns
+    -------
+    Ref
+        The new version.
+
+    Raises
+    ------
+    TrainingError
+        If there are no weights, or no frames to choose or score on.
+    ConflictError
+        If that version exists: versions are immutable.
+    StoreError
+        If the store cannot be used.
+    """
+    ref, opened = Ref(recipe.name, version), _open(store)
+    if ref in opened.versions():
+        raise ConflictError(f"{ref} exists already; versions are immutable, so choose a new one")
+    frames = frames_of(recipe, run, dataset, tiles, truth)
+    detector = _with_threshold(_detector(recipe, run, frames, workers), frames)
+    reports = appraise(detector, frames, kept=run / RIVALS, rivals=rivals)
+    write_report(reports, run / REPORT, title=str(ref), about=frames.about)
+    manifest = Manifest(
+        name=ref.name,
+        version=ref.version,
+        network=recipe.network,
+        detector=detector.spec,
+        weights_sha256="",
+        provenance=provenance(recipe, frames),
+        scores=scores(reports[OURS]),
+    )
+    told = card(manifest, reports, trained=_trained(frames), scored=frames.about)
+    with TemporaryDirectory(prefix="lynceus-") as folder:
+        save_bundle(Path(folder), _network(recipe, run), manifest, report_json(reports), told)
+        return opened.push(Path(folder) / ref.name / ref.version)
+
+
+def score(detector: Detector, recipe: Recipe, run: Path) -> dict[str, Report]:
+    """Figures of a detector and of its rivals on the recipe's validation frames; all were tuned on other frames."""
+    return appraise(detector, SceneFrames(recipe, run), kept=run / RIVALS)
+
+
+def scores(report: Report) -> dict[str, float]:
+    """The few figures that a manifest carries: average precision by box, the others by centre."""
+    figures = {
+        "ap50": report.map_50,
+        "f1": report.by_centre.f1,
+        "reliability": report.by_centre.precision,
+        "completeness": report.by_centre.recall,
+    }
+    return {name: rounded(value, PLACES) for name, value in figures.items() if value is not None}
+
+
+def provenance(recipe: Recipe, frames: Frames) -> Provenance:
+    """Where the weights come from: the data, the seed, the code, and the bundle they started from."""
+    parent = None
+    if recipe.start.source == "bundle":
+        started = read_manifest(Path(recipe.start.path))
+        parent = f"{started.name}/{started.version}"
+    return Provenance(
+        data_fingerprint=frames.fingerprint(),
+        seed=recipe.training[0].seed,
+        code_version=__version__,
+        parent=parent,
+    )
+
+
+def _open(store: Path | str | Store) -> Store:
+    """The store at a location; a folder that is not there yet is made."""
+    opened = open_store(str(store)) if isinstance(store, Path | str) else store
+    if isinstance(opened, LocalStore):
+        opened.root.mkdir(parents=True, exist_ok=True)
+    return opened
+
+
+def _network(recipe: Recipe, run: Path) -> Network:
+    """The network with the run's averaged weights, on the CPU."""
+    path = run / WEIGHTS
+    if not path.exists():
+        raise TrainingError(f"{run} holds no {WEIGHTS}: run `python -m training train` first")
+    network = Network(recipe.network).eval()
+    try:
+        network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except RuntimeError as error:
+        raise TrainingError(f"{path} does not fit the network of the recipe: was the recipe changed since?") from error
+    return network
+
+
+def _detector(recipe: Recipe, run: Path, frames: Frames, workers: int) -> Detector:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    spec = DetectorSpec(
+        sky=recipe.sky, normalise=recipe.normalise, tile=recipe.tile, merge=recipe.merge, measure=frames.measure
+    )
+    network = _network(recipe, run)
+    fold_batch_norms(network)  # as a reader of the bundle does
+    return Detector(network.to(device).to(memory_format=torch.channels_last), spec, device, workers)
+
+
+def _with_threshold(detector: Detector, frames: Frames) -> Detector:
+    """The same detector, its threshold that of the highest F1 on the tuning frames."""
+    min_score, f1 = best_threshold(detector, frames.tuning(), faintest=frames.faintest)
+    if not f1:
+        min_score = detector.spec.min_score  # nothing was found at any threshold, so none is the best
+    spec = detector.spec.model_copy(update={"min_score": min_score})
+    return Detector(detector.network, spec, detector.device, detector.workers)
+
+
+def _trained(frames: Frames) -> str:
+    if isinstance(frames, HeldBackFrames):
+        train = len(frames.tiles.split("train"))
+        return f"Trained on {train} tiles of {len(frames.tiles.keys('train'))} exposures."
+    return "Trained on simulated frames alone."

@@ -1,0 +1,1 @@
+"""A data set to tiles with their truth, split by field."""
