@@ -9,7 +9,7 @@ from lynceus.detector import Detector
 from training.errors import TrainingError
 from training.scoring.evaluate import detector_finder, score_finders
 from training.scoring.frames import FAINTEST, Frames, HeldBackFrames, SceneFolder, WholeDataset
-from training.scoring.report import OURS, Report, write_report
+from training.scoring.report import OURS, PARENT, Report, write_report
 from training.scoring.rivals import rival_finders
 from training.tiling.exposures import TruthSpec
 from training.tiling.tileset import TileSet
@@ -17,7 +17,14 @@ from training.tiling.tileset import TileSet
 RIVALS = "rivals.json"
 
 
-def appraise(detector: Detector, frames: Frames, *, kept: Path | None = None, rivals: bool = True) -> dict[str, Report]:
+def appraise(
+    detector: Detector,
+    frames: Frames,
+    *,
+    before: Detector | None = None,
+    kept: Path | None = None,
+    rivals: bool = True,
+) -> dict[str, Report]:
     """Score a detector at its threshold, and beside it the rivals, tuned on other frames.
 
     Parameters
@@ -26,6 +33,8 @@ def appraise(detector: Detector, frames: Frames, *, kept: Path | None = None, ri
         With its threshold.
     frames : Frames
         What is tuned and scored on.
+    before : Detector or None
+        The version it started from, at its own threshold: a training must have been worth it.
     kept : Path or None
         File that keeps the rivals' settings.
     rivals : bool
@@ -37,6 +46,8 @@ def appraise(detector: Detector, frames: Frames, *, kept: Path | None = None, ri
         The detector's first.
     """
     finders = {OURS: detector_finder(detector)}
+    if before is not None:
+        finders[PARENT] = detector_finder(before)
     if rivals:
         finders |= rival_finders(frames.tuning, frames.measure, kept=kept, faintest=frames.faintest)
     with Progress() as bar:

@@ -4,9 +4,14 @@ from collections.abc import Mapping
 
 from lynceus.bundle import Manifest
 from lynceus.pages import figure
-from training.scoring.report import OURS, Report
+from training.scoring.report import OURS, PARENT, Report
 
-NAMES = {OURS: "this version", "sep": "`sep`, tuned", "source-extractor": "SExtractor, tuned"}
+NAMES = {
+    OURS: "this version",
+    PARENT: "the version it started from",
+    "sep": "`sep`, tuned",
+    "source-extractor": "SExtractor, tuned",
+}
 
 
 def card(manifest: Manifest, reports: Mapping[str, Report], *, trained: str, scored: str) -> str:

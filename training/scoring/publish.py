@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from lynceus import __version__
-from lynceus.bundle import Manifest, Provenance, read_manifest, save_bundle
+from lynceus.bundle import Manifest, Provenance, load_bundle, read_manifest, save_bundle
 from lynceus.detector import Detector, DetectorSpec
 from lynceus.errors import ConflictError
 from lynceus.network import Network, fold_batch_norms
@@ -82,7 +82,7 @@ def publish(
         raise ConflictError(f"{ref} exists already; versions are immutable, so choose a new one")
     frames = frames_of(recipe, run, dataset, tiles, truth)
     detector = _with_threshold(_detector(recipe, run, frames, workers), frames)
-    reports = appraise(detector, frames, kept=run / RIVALS, rivals=rivals)
+    reports = appraise(detector, frames, before=_parent(recipe, detector), kept=run / RIVALS, rivals=rivals)
     write_report(reports, run / REPORT, title=str(ref), about=frames.about)
     manifest = Manifest(
         name=ref.name,
@@ -148,6 +148,13 @@ def _network(recipe: Recipe, run: Path) -> Network:
     except RuntimeError as error:
         raise TrainingError(f"{path} does not fit the network of the recipe: was the recipe changed since?") from error
     return network
+
+
+def _parent(recipe: Recipe, detector: Detector) -> Detector | None:
+    """The detector of the bundle that the weights started from, where `detector` runs."""
+    if recipe.start.source != "bundle":
+        return None
+    return load_bundle(Path(recipe.start.path), detector.device, detector.workers).detector
 
 
 def _detector(recipe: Recipe, run: Path, frames: Frames, workers: int) -> Detector:

@@ -12,6 +12,7 @@ from lynceus.figures import Bin, Evaluation, Figures
 
 REPORT_JSON, REPORT_PAGE = "report.json", "report.html"
 OURS = "detector"  # the name of the one that is scored, among its rivals
+PARENT = "parent"
 
 
 class FrameFigures(Figures):

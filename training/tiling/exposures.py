@@ -22,6 +22,7 @@ from lynceus.truth import IGNORE_FLAGS, Truth, truth_of
 from training.curation.dataset import Exposure, read_dataset
 from training.errors import TrainingError
 from training.scenes.artefacts import trail_mask
+from training.tiling.sizes import measured_sizes
 from training.tiling.trails import find_trails, without_trails
 
 EDGES = ("x_min", "y_min", "x_max", "y_max")
@@ -39,6 +40,8 @@ class TruthSpec(Spec):
     ----------
     box_rule : {"bundle", "catalogue"}
         What a box means; see `lynceus.box_rules.boxes_of`.
+    sizes : {"measured", "catalogue"}
+        By the bundle's rule: whether the size of a source is measured on the frame, or read from the catalogue.
     ignore_flags : int
         Rows with any of these bits in FLAGS are flagged.
     flagged : {"ignore", "drop"}
@@ -51,6 +54,7 @@ class TruthSpec(Spec):
     """
 
     box_rule: BoxRule = "bundle"
+    sizes: Literal["measured", "catalogue"] = "measured"
     ignore_flags: int = IGNORE_FLAGS
     flagged: Literal["ignore", "drop"] = "ignore"
     unlisted: bool = True
@@ -257,6 +261,8 @@ def exposure_of(
     )
     if hidden is not None:
         truth = without_trails(truth, hidden, trails)
+    if spec.box_rule == "bundle" and spec.sizes == "measured":
+        truth = measured_sizes(truth, exposed, under, measure)
     return LabelledExposure(key or frame.name.partition(".")[0], exposed, under, truth, hidden)
 
 

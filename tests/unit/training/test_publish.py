@@ -108,7 +108,11 @@ def test_a_version_names_the_bundle_it_started_from(recipe, made, tmp_path):
     ref = published(child, made, tmp_path, "2")
     manifest = read_manifest(tmp_path / ref.name / ref.version)
     assert manifest.provenance.parent == "tiny/1"
-    assert "started from tiny/1" in (tmp_path / ref.name / ref.version / "card.md").read_text()
+    card = (tmp_path / ref.name / ref.version / "card.md").read_text()
+    assert "started from tiny/1" in card
+    assert "| this version | the version it started from |" in card
+    report = json.loads((tmp_path / ref.name / ref.version / "report.json").read_text())
+    assert report["parent"]["by_centre"] == report["detector"]["by_centre"]  # the same weights
 
 
 def test_the_threshold_is_chosen_on_other_frames_than_the_figures(made):

@@ -78,9 +78,10 @@ def trailed(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_no_box_of_a_trail_is_left(trailed):
-    plain = exposure_of(*trailed, SKY, MEASURE)
+    as_listed = TruthSpec(sizes="catalogue")
+    plain = exposure_of(*trailed, SKY, MEASURE, as_listed)
     assert (plain.truth.boxes[:, 2:] - plain.truth.boxes[:, :2]).max() > 200  # it would void the frame
-    hidden = exposure_of(*trailed, SKY, MEASURE, trailed=True)
+    hidden = exposure_of(*trailed, SKY, MEASURE, as_listed, trailed=True)
     assert hidden.hidden is not None
     assert (hidden.truth.boxes[:, 2:] - hidden.truth.boxes[:, :2]).max() < 12 * FWHM
     assert hidden.truth.listed == len(POSITIONS)
