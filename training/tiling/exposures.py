@@ -23,6 +23,7 @@ from training.curation.dataset import Exposure, read_dataset
 from training.errors import TrainingError
 from training.scenes.artefacts import trail_mask
 from training.tiling.sizes import measured_sizes
+from training.tiling.teacher import with_candidates
 from training.tiling.trails import find_trails, without_trails
 
 EDGES = ("x_min", "y_min", "x_max", "y_max")
@@ -48,6 +49,8 @@ class TruthSpec(Spec):
         Whether flagged rows take no loss, or are left out and count as background.
     unlisted : bool
         Whether what `sep` sees and the catalogue lacks takes no loss; otherwise it is background.
+    teacher : str
+        Folder `<name>/<version>/` of a bundle: what it sees and the catalogue lacks takes no loss either.
     labels : tuple of str
         An exposure is used if all of its labels are among these, in whatever case. On those labelled TRACE trails are
         looked for, and hidden.
@@ -58,6 +61,7 @@ class TruthSpec(Spec):
     ignore_flags: int = IGNORE_FLAGS
     flagged: Literal["ignore", "drop"] = "ignore"
     unlisted: bool = True
+    teacher: str = ""
     labels: tuple[str, ...] = HARMLESS
 
     def accepts(self, labels: Collection[str]) -> bool:
@@ -263,6 +267,8 @@ def exposure_of(
         truth = without_trails(truth, hidden, trails)
     if spec.box_rule == "bundle" and spec.sizes == "measured":
         truth = measured_sizes(truth, exposed, under, measure)
+    if spec.teacher:
+        truth = with_candidates(truth, exposed, Path(spec.teacher))
     return LabelledExposure(key or frame.name.partition(".")[0], exposed, under, truth, hidden)
 
 
