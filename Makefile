@@ -7,6 +7,8 @@ FRAME ?=
 OUT ?= out
 RECIPE ?= training/recipes/default.toml
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
+STORE ?= $(RUN)/store
+VERSION ?= 0.1.0
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -55,10 +57,10 @@ bench: $(READY) ## time service, detector, naive torchvision loop and sep side b
 bento: $(READY) ## build the Bento, serve it, POST a frame to it, stop it
 	@$(PY) -m examples.bento
 
-train: $(READY) ## simulate, train, publish (RECIPE=path, RUN=folder); resumes where it stopped
+train: $(READY) ## simulate, train, publish (RECIPE=path, RUN=folder, STORE=folder, VERSION=0.1.0); goes on where it stopped
 	@$(PY) -m training simulate $(RECIPE) --run $(RUN)
 	@$(PY) -m training train $(RECIPE) --run $(RUN)
-	@$(PY) -m training publish $(RECIPE) --run $(RUN)
+	@$(PY) -m training publish $(RECIPE) --run $(RUN) --store $(STORE) --version $(VERSION)
 
 WALK := $(OUT)/training-demo
 TRANSFER := training/recipes/transfer.toml

@@ -63,6 +63,7 @@ def archive(
     catalogue: Annotated[str, typer.Option(help="`extraction`, with its faults, or `truth`")] = "extraction",
     missing: Annotated[float, typer.Option(help="share of the rows of a `truth` catalogue left out")] = 0.0,
     flagged: Annotated[float, typer.Option(help="share of the others that FLAGS calls failed")] = 0.0,
+    galaxies: Annotated[float | None, typer.Option(help="share of the sources that are galaxies")] = None,
     oddities: Annotated[bool, typer.Option(help="with frames that curation should find")] = True,
     workers: Workers = 2,
 ) -> None:
@@ -73,6 +74,8 @@ def archive(
         {"frames": frames, "fields": fields, "size": size, "seed": seed, "catalogue": catalogue, "missing": missing}
         | {"flagged": flagged, "oddities": oddities}
     )
+    if galaxies is not None:
+        spec = spec.model_copy(update={"scene": spec.scene.model_copy(update={"galaxies": (galaxies, galaxies)})})
     table = write_archive(folder, spec, workers)
     typer.echo(f"{len(table)} exposures are in {folder}, their exact truth in {folder / 'truth'}")
 
