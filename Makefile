@@ -73,9 +73,10 @@ training-demo: $(READY) ## a simulated archive of 30 frames to a published versi
 	@echo "== training, from the shipped version ==" && $(PY) -m training train $(TRANSFER) --tiles $(WALK)/tiles --run $(WALK)/run
 	@echo "== threshold, scores, publication ==" && rm -rf $(WALK)/store && $(PY) -m training publish $(TRANSFER) \
 		--tiles $(WALK)/tiles --dataset $(WALK)/dataset --truth $(TRUTH) --run $(WALK)/run --store $(WALK)/store
-	@echo "== the new version and its rivals on the exposures held back ==" && $(PY) -m training evaluate \
-		$(WALK)/store/joan-oro/0.1.0 --dataset $(WALK)/dataset --tiles $(WALK)/tiles --truth $(TRUTH) --out $(WALK)/report
-	@echo "look at $(WALK)/dataset/contact_sheet.html and $(WALK)/report/report.html"
+	@cat $(WALK)/store/joan-oro/0.1.0/card.md
+	@echo "== the shipped version on the same exposures, as anyone scores a version on an archive ==" && $(PY) -m training evaluate \
+		--dataset $(WALK)/dataset --tiles $(WALK)/tiles --truth $(TRUTH) --out $(WALK)/report --no-rivals
+	@echo "look at $(WALK)/dataset/contact_sheet.html and $(WALK)/run/report/report.html"
 
 evaluate: $(READY) ## score the bundle on the recipe's validation frames, beside its rivals
 	@$(PY) -m training simulate $(RECIPE) --run $(RUN)
