@@ -70,7 +70,7 @@ def evaluate(found: Detections, truth: Truth, *, min_score: float, positions: Po
     found_at = _positions(found, positions)
     # The highest score chooses first: what is under min_score takes nothing from the rest.
     kept, kept_at, kept_match = found[shown], found_at[shown], Match(match.source_of[shown], truth.ignored)
-    counts = _counts(kept_match)
+    counts = counts_of(kept_match)
     return Evaluation(
         min_score=min_score,
         detections=len(kept),
@@ -79,7 +79,7 @@ def evaluate(found: Detections, truth: Truth, *, min_score: float, positions: Po
         recall=counts.recall,
         f1=counts.f1,
         counts=counts,
-        by_centre=_counts(_match_by_centre(kept, kept_at, truth)),
+        by_centre=counts_of(_match_by_centre(kept, kept_at, truth)),
         brightness_kind=truth.brightness_kind,
         completeness=_completeness(truth, kept_match.found),
         reliability=_reliability(kept.scores, kept_match),
@@ -98,7 +98,8 @@ def _positions(found: Detections, measured: Positions | None) -> Floats:
     return np.where(np.isfinite(positions).all(axis=1)[:, None], positions, centres)
 
 
-def _counts(match: Match) -> Counts:
+def counts_of(match: Match) -> Counts:
+    """The counts of a match, as figures have them."""
     counted = count(match)
     return Counts(
         matched=counted.right,

@@ -12,8 +12,17 @@ from scipy.spatial import cKDTree
 from lynceus.detections import Detections, Floats
 from lynceus.figures import Bin, Counts
 from lynceus.matching import Match, match_boxes, match_centres, overlaps
-from lynceus.matching import count as count_match
-from lynceus.scoring import BOX_SCALE, CAPS, FAINTEST_MAGNITUDE, IOU, IOU_THRESHOLDS, SCORE_EDGES, SNR_EDGES, USUAL_CAP
+from lynceus.scoring import (
+    BOX_SCALE,
+    CAPS,
+    FAINTEST_MAGNITUDE,
+    IOU,
+    IOU_THRESHOLDS,
+    SCORE_EDGES,
+    SNR_EDGES,
+    USUAL_CAP,
+    counts_of,
+)
 from lynceus.truth import Truth
 from training.scoring.confusion import as_classes, class_figures, confusion, confusion_counts, kinds_of
 from training.scoring.precision import Bools, Ranked, average_precision, average_recall, rank
@@ -118,7 +127,7 @@ def evidence_of(
     match = match_boxes(found.boxes, found.scores, truth.boxes, ignored, IOU)
     shown = found.scores >= min_score
     kept, hit = found[shown], Match(match.source_of[shown], ignored)
-    counts, centre = _counts(hit), match_by_centre(kept, truth, ignored)
+    counts, centre = counts_of(hit), match_by_centre(kept, truth, ignored)
     return Evidence(
         figures=FrameFigures(
             key=key,
@@ -130,7 +139,7 @@ def evidence_of(
             warnings=truth.warnings,
         ),
         counts=counts,
-        by_centre=_counts(centre),
+        by_centre=counts_of(centre),
         found=len(found),
         ranked=rank(found, truth.boxes, ignored),
         by_snr=_by_snr(found, truth, given),
@@ -224,17 +233,6 @@ def match_by_centre(found: Detections, truth: Truth, ignored: Bools) -> Match:
 def sides(boxes: Floats) -> Floats:
     """Geometric mean of width and height, shape (N,), in pixels."""
     return np.asarray(np.sqrt((boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(axis=1)))
-
-
-def _counts(match: Match) -> Counts:
-    counted = count_match(match)
-    return Counts(
-        matched=counted.right,
-        missed=counted.missed,
-        extra=counted.wrong,
-        ignored=int(match.absorbed.sum()),
-        sources_ignored=int(match.ignored.sum()),
-    )
 
 
 def _within(found: Detections, hidden: Bools) -> int:
