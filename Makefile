@@ -18,7 +18,7 @@ export LYNCEUS_BUNDLE := $(BUNDLE)
 endif
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help setup demo serve test lint format bench bento train training-demo evaluate clean
+.PHONY: help setup demo serve test lint format bench bento train deep rival training-demo evaluate clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,12 @@ train: $(READY) ## simulate, train, publish (RECIPE=path, RUN=folder, STORE=fold
 	@$(PY) -m training simulate $(RECIPE) --run $(RUN)
 	@$(PY) -m training train $(RECIPE) --run $(RUN)
 	@$(PY) -m training publish $(RECIPE) --run $(RUN) --store $(STORE) --version $(VERSION)
+
+deep: ## make the default bundle again: two and a half hours of a CPU thread and more; goes on where it stopped
+	@$(MAKE) train RECIPE=training/recipes/deep.toml VERSION=0.2.0
+
+rival: $(READY) ## score the bundle on every scene beside SExtractor at its best (BUNDLE=path)
+	@$(PY) -m training rival $(BUNDLE)
 
 WALK := $(OUT)/training-demo
 TRANSFER := training/recipes/transfer.toml

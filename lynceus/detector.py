@@ -11,14 +11,19 @@ from pydantic import Field
 from torch import Tensor
 
 from lynceus.detections import Detections
+from lynceus.finepass import FineSpec, enlarged, fine_scale
 from lynceus.frame import Frame
+from lynceus.judge import JudgeSpec, judge
 from lynceus.measure import MeasureSpec
-from lynceus.merge import SizePrior, Suppression, merge_passes, merge_tiles, steady_sizes
+from lynceus.merge import SizePrior, Suppression, merge_tiles, steady_sizes
 from lynceus.network import RawDetections
 from lynceus.normalise import NormaliseSpec, normalise, stack_tiles
+from lynceus.on_trails import OnTrail, leave_out
+from lynceus.passes import merge_passes
 from lynceus.sky import Sky, SkySpec, estimate_sky
 from lynceus.spec import Spec
 from lynceus.tiling import Tile, TileSpec, binned, cut_tiles
+from lynceus.trails import Trail, TrailSpec, find_trails
 
 
 class DetectorSpec(Spec):
@@ -32,6 +37,12 @@ class DetectorSpec(Spec):
         Default threshold, chosen when the bundle was published.
     coarse : int
         Binning of a second pass for objects larger than the overlap; 0 for none.
+    fine : FineSpec or None
+        When a frame is enlarged because its stars are hardly wider than its pixels; None for never.
+    trails : TrailSpec or None
+        Which trails are looked for, whose pieces are left out of the list; None for none.
+    judge : JudgeSpec or None
+        How scores become probabilities with the help of the frame; None for the network's own scores.
     """
 
     sky: SkySpec = SkySpec()
@@ -42,6 +53,9 @@ class DetectorSpec(Spec):
     measure: MeasureSpec = MeasureSpec()
     min_score: float = Field(0.5, ge=0, le=1)
     coarse: int = Field(0, ge=0)
+    fine: FineSpec | None = None
+    trails: TrailSpec | None = None
+    judge: JudgeSpec | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,19 +75,36 @@ class Cut:
     sky : Sky
         Of the frame.
     tiles : list of Tile
-        At the frame's own scale.
+        At the frame's own scale, or enlarged by `scale`.
     coarse : list of Tile
         Of the binned frame; empty without a coarse pass.
+    frame : Frame
+        What was cut.
+    trails : tuple of Trail
+        On the frame; empty where they are not looked for.
+    scale : int
+        Pixels of `tiles` on a side for each of the frame.
     """
 
     sky: Sky
     tiles: list[Tile]
     coarse: list[Tile]
+    frame: Frame
+    trails: tuple[Trail, ...] = ()
+    scale: int = 1
 
     @property
     def all_tiles(self) -> list[Tile]:
         """What the network must look at, in the order `Detector.join` expects."""
         return [*self.tiles, *self.coarse]
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """What was found in a frame, and what was left out of it: the pieces of trails."""
+
+    detections: Detections
+    on_trails: tuple[OnTrail, ...] = ()
 
 
 class TileNetwork(Protocol):
@@ -108,6 +139,11 @@ class Detector:
         self.workers = workers if self.device.type == "cpu" else 1
         self.batch = 1 if self.device.type == "cpu" else 32  # on a CPU a batch is slower than its tiles one by one
 
+    def revised(self, **changes: object) -> "Detector":
+        """The same detector with some fields of its specification changed."""
+        spec = self.spec.model_copy(update=changes)
+        return Detector(self.network, spec, self.device, self.workers)
+
     def detect(self, frame: Frame) -> Detections:
         """Find the sources in a frame.
 
@@ -126,13 +162,19 @@ class Detector:
         return self.join(cut, found)
 
     def cut(self, frame: Frame) -> Cut:
-        """Estimate the sky and cut the tiles."""
+        """Estimate the sky, cut the tiles and look for trails."""
         sky = estimate_sky(frame, self.spec.sky)
-        tiles = cut_tiles(frame, sky, self.spec.tile)
+        spec = self.spec
+        scale = fine_scale(frame, spec.fine, spec.sky, spec.measure) if spec.fine else 1
+        tiles = cut_tiles(*enlarged(frame, sky, scale), spec.tile)
+        trails = find_trails(frame, sky, self.spec.trails) if self.spec.trails else []
+        return Cut(sky, tiles, self._coarse_tiles(frame), frame, tuple(trails), scale)
+
+    def _coarse_tiles(self, frame: Frame) -> list[Tile]:
         if not self.spec.coarse or max(frame.shape) < 2 * self.spec.coarse * self.spec.tile.overlap:
-            return Cut(sky, tiles, [])
+            return []
         small = binned(frame, self.spec.coarse)
-        return Cut(sky, tiles, cut_tiles(small, estimate_sky(small, self.spec.sky), self.spec.tile))
+        return cut_tiles(small, estimate_sky(small, self.spec.sky), self.spec.tile)
 
     def run(self, tiles: Sequence[Tile]) -> list[Found]:
         """Look at tiles, `batch` at a time on each worker; one result a tile, in order."""
@@ -153,14 +195,25 @@ class Detector:
 
     def join(self, cut: Cut, found: Sequence[Found]) -> Detections:
         """Merge what was found in the tiles of a cut into one list."""
+        return self.joined(cut, found).detections
+
+    def joined(self, cut: Cut, found: Sequence[Found]) -> Joined:
+        """Merge what was found in the tiles of a cut, judge it, and tell the pieces of trails from it."""
+        merged = self._merged(cut, found)
+        if self.spec.judge is not None:
+            merged = judge(cut.frame, cut.sky, merged, self.spec.judge, self.spec.measure.box_scale)
+        return Joined(*leave_out(merged, cut.trails, cut.frame, cut.sky))
+
+    def _merged(self, cut: Cut, found: Sequence[Found]) -> Detections:
+        """One list of what was found at both scales."""
         lists = [one.detections for one in found]
         margin, native = self.spec.tile.margin, len(cut.tiles)
-        fine = steady_sizes(merge_tiles(lists[:native], cut.tiles, self.spec.merge, margin), self.spec.sizes)
+        merged = merge_tiles(lists[:native], cut.tiles, self.spec.merge, margin).moved(0, 0, 1 / cut.scale)
+        fine = steady_sizes(merged, self.spec.sizes)
         if not cut.coarse:
             return fine
         coarse = merge_tiles(lists[native:], cut.coarse, self.spec.merge, margin).moved(0, 0, self.spec.coarse)
-        sides = (coarse.boxes[:, 2:] - coarse.boxes[:, :2]).max(axis=1, initial=0)
-        return merge_passes(fine, coarse[sides > self.spec.tile.overlap], self.spec.merge)
+        return merge_passes(fine, coarse, cut.frame.shape, self.spec.tile.overlap)
 
 
 def _to_found(raw: RawDetections) -> Found:

@@ -118,15 +118,6 @@ def merge_tiles(found: Sequence[Detections], tiles: Sequence[Tile], spec: Suppre
     return everything[keep]
 
 
-def merge_passes(fine: Detections, coarse: Detections, spec: Suppression) -> Detections:
-    """Join what was found at two scales of one frame, both in the frame's pixels, by falling score."""
-    everything = Detections.concatenate([fine, coarse])
-    if not len(everything):
-        return everything
-    source = np.repeat([0, 1], [len(fine), len(coarse)])
-    return everything[_suppress(everything, np.zeros(len(everything), bool), source, spec)]
-
-
 def _inside(detections: Detections, core: tuple[float, float, float, float], margin: float) -> NDArray[np.bool_]:
     boxes = detections.boxes
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2

@@ -10,8 +10,10 @@ from lynceus.detections import Floats
 from lynceus.sources import FWHM_PER_SIGMA
 
 SHAPE_WINDOW = 0.4  # variance of the weight over that of the source: narrow, so that the wings of a star count little
-POSITION_WINDOW = 1.0  # as for XWIN, the best for a Gaussian
-SAMPLING = 0.46  # px^6; widens the weight of undersampled sources until the sum over pixels is as good as an integral
+SAMPLING = 0.05  # px^6; widens the weight of undersampled sources until it holds more than one pixel
+POSITION_SAMPLING = 0.46  # px^6, the same for positions, where it is an integral without help; of bright sources
+POSITION_SURE = 150.0  # signal to noise at which half of that is given
+COARSEST_STAMP = 13  # samples on a side; sources on larger stamps are so wide that a sum over pixels is an integral
 SHAPE_ROUNDS, POSITION_ROUNDS = 4, 3
 SMALLEST_VARIANCE = 0.2  # px^2, a FWHM of 1.05 px; the pixel alone has 1/12
 GROWTH = 4.0  # a variance may become so many times larger or smaller than the box says
@@ -68,6 +70,11 @@ class _Stamps:
     rows: Floats  # (N, S)
     area: int  # pixels that each sample stands for
 
+    @property
+    def coarse(self) -> bool:
+        """Whether the sources may be so narrow that a sum over pixels is no integral."""
+        return len(self.columns[0]) <= COARSEST_STAMP
+
 
 def measure_shapes(
     data: NDArray[np.float32],
@@ -106,15 +113,18 @@ def measure_shapes(
     the source, from which the weight is taken out again, (M^-1 - W^-1)^-1, which is exact for a Gaussian. The
     weight of the shape is narrower than the source, so that a Moffat profile of beta = 3 is given its FWHM to 4 %,
     where a weight as wide as the source errs by 13 %. The position is then found under a weight of the source's own
-    shape: SExtractor's XWIN, with an ellipse for its circle. Bad pixels, and those past the edge of the frame, are
-    replaced by the Gaussian of the round before.
+    shape: SExtractor's XWIN, with an ellipse for its circle. Where sources are hardly wider than pixels, what a
+    Gaussian of that place and shape would show is subtracted from both, so that neither depends on where in its pixel
+    a source is, and the weight need not be wide for it; only bright sources get a wider one too. Bad pixels, and those
+    past the edge of the frame, are replaced by the Gaussian of the round before.
     """
     count = len(x)
     shapes = Shapes(x.copy(), y.copy(), np.zeros((count, 2, 2)), np.zeros(count), np.zeros(count), np.ones(count, bool))
     for members, side, step in _groups(variance):
         stamps = _cut(data, bad, x[members], y[members], side, step)
         start = np.maximum(variance[members], SMALLEST_VARIANCE)[:, :, None] * np.eye(2)
-        position, covariance, failed = _settle(stamps, np.stack([x[members], y[members]], axis=1), start)
+        centre = np.stack([x[members], y[members]], axis=1)
+        position, covariance, failed = _settle(stamps, centre, start, noise[members], gain)
         shapes.x[members], shapes.y[members] = position.T
         shapes.covariance[members], shapes.failed[members] = covariance, failed
         shapes.flux[members], shapes.snr[members] = _filter(stamps, position, covariance, noise[members], gain)
@@ -147,20 +157,27 @@ def _cut(data: NDArray[np.float32], bad: NDArray[np.bool_], x: Floats, y: Floats
     return _Stamps(values, hidden, columns.astype(float), rows.astype(float), step * step)
 
 
-def _settle(stamps: _Stamps, centre: Floats, start: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def _settle(
+    stamps: _Stamps, centre: Floats, start: Floats, noise: Floats, gain: float | None
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Iterate positions (N, 2) and covariances (N, 2, 2) until they agree with the pixels; last, which failed."""
     position, covariance = centre, start
     failed = np.zeros(len(centre), bool)
+    sampling: Floats = np.zeros(len(centre))
     for turn in range(SHAPE_ROUNDS + POSITION_ROUNDS):
         shaping = turn < SHAPE_ROUNDS
-        weight = _window(covariance, SHAPE_WINDOW if shaping else POSITION_WINDOW)
+        if turn == SHAPE_ROUNDS and stamps.coarse:
+            sampling = _position_sampling(_filter(stamps, position, covariance, noise, gain)[1])
+        weight = _window(covariance, SHAPE_WINDOW, SAMPLING) if shaping else _window(covariance, 1.0, sampling)
         total, mean, moments = _weighted_moments(_filled(stamps, position, covariance), stamps, position, weight)
+        expected_mean, expected, spread = _expected(stamps, position, covariance, weight)
         failed |= ~(total > 0)
+        # The weight pulls the mean towards its own centre; a step of Gauss and Newton undoes that.
+        pull = _inverse(expected - _outer(expected_mean))
+        shift = np.einsum("nij,njk,nk->ni", covariance, pull, mean - expected_mean)
         if shaping:
-            unweighted = _bounded(_inverse(moments) - _inverse(weight), start)
+            unweighted = _bounded(_inverse(moments - expected + spread) - _inverse(weight), start)
             covariance = np.where(failed[:, None, None], covariance, unweighted)
-        # The weight pulls the mean towards its own centre; 1 + covariance / weight undoes that.
-        shift = mean + np.einsum("nij,njk,nk->ni", covariance, _inverse(weight), mean)
         limit = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         position = position + np.where(failed[:, None], 0.0, np.clip(shift, -limit, limit))
     stray = np.maximum(1.0, STRAY * FWHM_PER_SIGMA * np.sqrt(np.diagonal(start, axis1=1, axis2=2)))
@@ -168,10 +185,37 @@ def _settle(stamps: _Stamps, centre: Floats, start: Floats) -> tuple[Floats, Flo
     return np.where(failed[:, None], centre, position), np.where(failed[:, None, None], start, covariance), failed
 
 
-def _window(covariance: Floats, share: float) -> Floats:
-    """Covariance of the weight for sources of a given covariance, (N, 2, 2)."""
+def _window(covariance: Floats, share: float, sampling: Floats | float) -> Floats:
+    """Covariance of the weight for sources of a given covariance, (N, 2, 2); `sampling` in px^6, (N,) or one."""
     narrowest = _inverse(covariance)
-    return share * covariance + SAMPLING * narrowest @ narrowest
+    return share * covariance + np.reshape(sampling, (-1, 1, 1)) * (narrowest @ narrowest)
+
+
+def _position_sampling(snr: Floats) -> Floats:
+    """How much the weight of a position is widened, in px^6, (N,).
+
+    A weight as wide as the source has the least noise, but tells where in its pixel an undersampled source is only as
+    well as that source is a Gaussian; the wider one needs no such likeness, and a bright source can bear its noise.
+    """
+    power = np.square(np.clip(np.nan_to_num(snr), 0.0, 1e6))
+    return np.asarray(POSITION_SAMPLING * power / (power + POSITION_SURE**2))
+
+
+def _expected(stamps: _Stamps, position: Floats, covariance: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean offset and second moments that Gaussians at these places have on pixels under a weight, and the integral.
+
+    A sum over pixels is not an integral where a source is as narrow as they are: what a Gaussian in its place would
+    show is subtracted, and the error with it.
+    """
+    spread = _inverse(_inverse(covariance) + _inverse(weight))
+    if not stamps.coarse:
+        return np.zeros_like(position), spread, spread
+    _, mean, moments = _weighted_moments(np.ones((1, 1, 1)), stamps, position, spread)
+    return mean, moments, spread
+
+
+def _outer(vectors: Floats) -> Floats:
+    return np.asarray(vectors[:, :, None] * vectors[:, None, :])
 
 
 def _weighted_moments(

@@ -20,7 +20,7 @@ from lynceus.scoring import evaluate
 from lynceus.sky import Sky
 from lynceus.truth import Catalogue, Truth, listed_detections, positions_of, read_catalogue, truth_of
 from lynceus.unlisted import find_peaks
-from service.frames import Pipeline, cap_warning
+from service.frames import Pipeline, warnings_of
 from service.question import EvaluateQuestion
 from service.refusals import BadParameterError
 from service.served import Served
@@ -131,7 +131,7 @@ class Evaluator:
         watch.lap("truth")
         if detections is None:
             [looked] = await self.pipeline.look(served, opened, question.priority, watch)
-            claimed = Claimed(looked.detections, spec.min_score, cap_warning(looked))
+            claimed = Claimed(looked.detections, spec.min_score, warnings_of(looked, spec.min_score))
         else:
             claimed = await asyncio.to_thread(claimed_in, detections, frame, spec.measure, question)
         lists, summary = await asyncio.to_thread(measured, claimed, truth, frame, cut.sky, spec.measure, question)

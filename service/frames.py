@@ -14,6 +14,7 @@ from lynceus.detections import Detections
 from lynceus.detector import Cut, Detector, Found
 from lynceus.frame import Frame, read_frame, read_frames, read_plane
 from lynceus.measure import FrameSummary, Sources, measure, summarise, unmeasured
+from lynceus.on_trails import OnTrail
 from service.batcher import TileBatcher
 from service.metrics import Metrics
 from service.question import Question
@@ -28,9 +29,10 @@ ALL = "all"  # HDUs
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """The detections that are published, and whether there were more than the limit."""
+    """The detections that are published, from which score on, and whether there were more than the limit."""
 
     detections: Detections
+    min_score: float
     overflow: bool
     limit: int
 
@@ -58,6 +60,7 @@ class Looked:
     cut: Cut
     detections: Detections
     capped: int
+    on_trails: Sequence[OnTrail] = ()
 
 
 class Pipeline:
@@ -115,9 +118,12 @@ class Pipeline:
         detector, cuts = served.detector, opened.cuts
         found = await self._infer(cuts, detector, priority, watch)
         watch.lap("infer")
-        joined = await asyncio.to_thread(lambda: list(map(detector.join, cuts, found)))
+        joined = await asyncio.to_thread(lambda: list(map(detector.joined, cuts, found)))
         watch.lap("merge")
-        return [Looked(cut, one, _capped(tiles)) for cut, one, tiles in zip(cuts, joined, found, strict=True)]
+        return [
+            Looked(cut, one.detections, _capped(tiles), one.on_trails)
+            for cut, one, tiles in zip(cuts, joined, found, strict=True)
+        ]
 
     async def _cut(self, served: Served, frames: Sequence[Frame], watch: Stopwatch) -> Opened:
         cuts = await asyncio.to_thread(lambda: [served.detector.cut(frame) for frame in frames])
@@ -161,7 +167,7 @@ class Pipeline:
         if question.max_detections is not None:
             most = min(most, question.max_detections)
         above = detections[detections.scores >= threshold]
-        return Kept(above[:most], len(above) > most, most)
+        return Kept(above[:most], threshold, len(above) > most, most)
 
     def _measure(
         self,
@@ -200,7 +206,7 @@ class Pipeline:
                 sources=result.sources,
                 summary=result.summary,
                 model=served.info,
-                warnings=(*frame.warnings, *cap_warning(seen)),
+                warnings=(*frame.warnings, *warnings_of(seen, one.min_score)),
                 timing_ms=watch.milliseconds,
                 overflow=one.overflow,
                 limit=one.limit,
@@ -209,12 +215,14 @@ class Pipeline:
         ]
 
 
-def cap_warning(looked: Looked) -> tuple[str, ...]:
-    """Say where the list is not complete."""
+def warnings_of(looked: Looked, min_score: float) -> tuple[str, ...]:
+    """Say what is not in the list from this score on: pieces of trails, and sources where a tile held too many."""
+    trails = tuple(one.warning(min_score) for one in looked.on_trails)
     if not looked.capped:
-        return ()
+        return trails
     tiles = len(looked.cut.all_tiles)
-    return (f"{looked.capped} of {tiles} tiles reached a limit of the network; faint sources there may be missing",)
+    cap = f"{looked.capped} of {tiles} tiles reached a limit of the network; faint sources there may be missing"
+    return (*trails, cap)
 
 
 def _capped(found: Sequence[Found]) -> int:

@@ -14,7 +14,7 @@ from model_store import BUNDLES, DEFAULT
 from training.recipe import Recipe, read_recipe
 
 FAILED = 1
-RUNS = Path("runs/default")
+RUNS, SUITE_FRAMES = Path("runs/default"), Path("runs/suite")
 STUDY = Path(__file__).with_name("recipes") / "study.toml"
 P = ParamSpec("P")
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, add_completion=False)
@@ -24,7 +24,11 @@ Run = Annotated[Path, typer.Option(help="folder of the run: checkpoints, log, we
 Dataset = Annotated[Path | None, typer.Option(help="data set that `curate` made", exists=True, file_okay=False)]
 Tiles = Annotated[Path | None, typer.Option(help="tile set that `tile` made, in the place of the recipe's")]
 Truth = Annotated[Path | None, typer.Option(help="folder of exact truths, in the place of the catalogues")]
+Data = Annotated[Path | None, typer.Option(help="folder of real frames", envvar="LYNCEUS_TEST_DATA")]
 Workers = Annotated[int, typer.Option(help="processes or threads side by side", min=1)]
+SuiteFile = Annotated[Path | None, typer.Option(help="TOML suite, in the place of ours", exists=True, dir_okay=False)]
+Suites = Annotated[Path, typer.Option(help="folder of the suite's frames", file_okay=False)]
+Only = Annotated[list[str], typer.Option(help="names of scenes; by default all")]
 Rivals = Annotated[bool, typer.Option("--rivals/--no-rivals", help="tune sep and SExtractor, and show them beside")]
 
 
@@ -44,12 +48,16 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
 
 @app.command()
 @told
-def simulate(recipe: RecipeFile, run: Run = RUNS, workers: Workers = 2) -> None:
-    """Draw the recipe's training, tuning and validation frames; those already there are kept."""
+def simulate(recipe: RecipeFile, run: Run = RUNS, workers: Workers = 2, data: Data = None) -> None:
+    """Draw the recipe's frames, and plant sources in its real ones; those already there are kept."""
+    from training.scenarios.planted import draw_planted
     from training.scenes.simulate import simulate as draw
 
-    for scenes in read_recipe(recipe).scene_sets:
+    what = read_recipe(recipe)
+    for scenes in what.scene_sets:
         draw(run / scenes.folder, scenes.count, scenes.seed, scenes.scene, workers)
+    for planted in what.planted_set:
+        draw_planted(run, planted, data, what.sky, workers)
 
 
 @app.command()
@@ -252,6 +260,62 @@ def publish(
         _with_tiles(read_recipe(recipe), tiles), run, store, version, workers, dataset, truth=truth, rivals=rivals
     )
     typer.echo(f"published {ref} into {store}; its report is {run / 'report' / 'report.html'}")
+
+
+@app.command()
+@told
+def scenarios(
+    out: Suites = SUITE_FRAMES,
+    suite: SuiteFile = None,
+    split: Annotated[list[str], typer.Option(help="tuning, calibration or test; by default all")] = [],  # noqa: B006
+    only: Only = [],  # noqa: B006
+    workers: Workers = 2,
+) -> None:
+    """Draw the scenes that finders are compared on; those already there are kept."""
+    from training.scenarios.suite import SPLITS, SUITE, draw_suite, read_suite
+
+    draw_suite(read_suite(suite or SUITE), out, split or SPLITS, workers, only)
+    typer.echo(f"the scenes are in {out}")
+
+
+@app.command()
+@told
+def rival(
+    bundle: Annotated[Path, typer.Argument(help="folder <name>/<version>", file_okay=False)] = DEFAULT,
+    out: Annotated[Path, typer.Option(help="gets rival.html, rival.md and rival.json")] = Path("runs/rival"),
+    frames: Suites = SUITE_FRAMES,
+    suite: SuiteFile = None,
+    only: Only = [],  # noqa: B006
+    oracle: Annotated[bool, typer.Option(help="ask what knows optics and noise; minutes a frame in a crowd")] = True,
+    workers: Workers = 2,
+) -> None:
+    """Score a version on every scene beside SExtractor at its best; killed, it goes on where it stopped."""
+    from training.scenarios.rivalry import compare
+    from training.scenarios.suite import SUITE, draw_suite, read_suite
+    from training.scenarios.summary import tables
+
+    what = read_suite(suite or SUITE)
+    draw_suite(what, frames, ("tuning", "test"), workers)
+    made = compare(bundle, what, frames, out, workers, only=only, oracle=oracle)
+    typer.echo(tables(made.report))
+    typer.echo(f"the page is {out / 'rival.html'}")
+
+
+@app.command()
+@told
+def real(
+    bundle: Annotated[Path, typer.Argument(help="folder <name>/<version>", file_okay=False)] = DEFAULT,
+    out: Annotated[Path, typer.Option(help="gets real.html, real.md and real.json")] = Path("runs/real"),
+    data: Data = None,
+) -> None:
+    """Judge a version on real frames that nothing was trained on: a deep field, a catalogue, frames without stars."""
+    from training.errors import TrainingError
+    from training.scenarios.real import TABLES, real_tests
+
+    if data is None:
+        raise TrainingError("no folder of real frames is named: --data, or LYNCEUS_TEST_DATA")
+    real_tests(bundle, data, out)
+    typer.echo((out / TABLES).read_text())
 
 
 def _with_tiles(recipe: Recipe, tiles: Path | None) -> Recipe:

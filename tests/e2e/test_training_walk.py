@@ -16,12 +16,19 @@ from training.__main__ import app
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "training.md").read_text()
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("python -m training ")
-]
+SUITE_GUIDE = (ROOT / "docs" / "scenarios.md").read_text()
+
+
+def commands_in(guide: str) -> list[str]:
+    return [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("python -m training ")
+    ]
+
+
+COMMANDS, SUITE_COMMANDS = commands_in(GUIDE), commands_in(SUITE_GUIDE)
 RECIPE, STUDY = (ROOT / "training" / "recipes" / name for name in ("transfer.toml", "study.toml"))
 SMALLER = {  # how a recipe shrinks
     r"steps = \d+": "steps = 4",
@@ -63,7 +70,7 @@ def bench(tmp_path: Path) -> Path:
 
 
 def test_every_command_is_walked_through():
-    walked = {shlex.split(command)[3] for command in COMMANDS}
+    walked = {shlex.split(command)[3] for command in [*COMMANDS, *SUITE_COMMANDS]}
     assert walked == {command.callback.__name__ for command in app.registered_commands} - {"simulate"}
 
 

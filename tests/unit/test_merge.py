@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lynceus.detections import Detections
 from lynceus.frame import Frame
-from lynceus.merge import SizePrior, Suppression, merge_passes, merge_tiles, steady_sizes
+from lynceus.merge import SizePrior, Suppression, merge_tiles, steady_sizes
 from lynceus.sky import SkySpec, estimate_sky
 from lynceus.tiling import Tile, TileSpec, cut_tiles, tile_starts
 
@@ -94,11 +94,13 @@ def test_nothing_found_is_an_empty_list():
 
 
 def test_classes_do_not_suppress_each_other():
-    fine = listed([[10, 10, 20, 20]])
-    other = Detections(fine.boxes, fine.scores, np.ones(1, np.int64))
-    assert len(merge_passes(fine, other, BY[0])) == 2
-    assert len(merge_passes(fine, fine, BY[0])) == 1
-    assert len(merge_passes(Detections.empty(), Detections.empty(), BY[0])) == 0
+    left, right = tiles_of(128, 220)
+    seam = (left.core[2], 60.0)
+    box = np.array([[seam[0] - 5, 55, seam[0] + 5, 65]])
+    here, there = (listed(box - np.tile(tile.origin, 2)) for tile in (left, right))
+    other = Detections(there.boxes, there.scores, np.ones(1, np.int64))
+    assert len(merge_tiles([here, there], [left, right], BY[0], SPEC.margin)) == 1
+    assert len(merge_tiles([here, other], [left, right], BY[0], SPEC.margin)) == 2
 
 
 def boxes_of(sides: list[float], scores: list[float]) -> Detections:

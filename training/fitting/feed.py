@@ -1,6 +1,6 @@
 """What a run is fed with: tiles to train on and tiles to validate on, from simulated frames or from a tile set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from training.errors import TrainingError
 from training.fitting.crops import Item, LabelledFrame, RandomTiles, grid_tiles, read_labelled
 from training.fitting.stream import TileStream, whole_tiles
-from training.recipe import Recipe, SceneSet, TrainingSpec
+from training.recipe import Recipe, SceneSets, TrainingSpec, each
 from training.tiling.tileset import TileSet
 
 
@@ -74,11 +74,11 @@ class SceneFeed:
         self.recipe, self.run = recipe, run
 
     def items(self, how: TrainingSpec) -> Dataset[Item]:
-        """Crops of the frames for training."""
+        """Crops of the frames for training, of those with planted sources too where the phase asks for them."""
         recipe = self.recipe
-        return RandomTiles(
-            self._train, how.crop, recipe.normalise, recipe.augment, recipe.network.classes, seed=how.seed
-        )
+        sets = tuple(scenes for scenes in each(recipe.train_set) if not how.sets or scenes.folder in how.sets)
+        frames = self._read(sets) + (self._planted if how.planted else [])
+        return RandomTiles(frames, how.crop, recipe.normalise, recipe.augment, recipe.network.classes, seed=how.seed)
 
     def validation(self, how: TrainingSpec) -> Iterable[Item]:
         """Crops side by side of the frames for tuning."""
@@ -86,16 +86,23 @@ class SceneFeed:
         return islice(tiles, how.validation_tiles or None)
 
     @cached_property
-    def _train(self) -> list[LabelledFrame]:
-        return self._read(self.recipe.train_set)
+    def _planted(self) -> list[LabelledFrame]:
+        """Each as often as its set says."""
+        frames: list[LabelledFrame] = []
+        for planted in self.recipe.planted_set:
+            frames += self._read_folder(planted.folder, planted.optional) * planted.repeat
+        return frames
 
     @cached_property
     def _tuning(self) -> list[LabelledFrame]:
         return self._read(self.recipe.tuning_set)
 
-    def _read(self, scenes: SceneSet | None) -> list[LabelledFrame]:
-        folder = self.run / scenes.folder if scenes else self.run
-        paths: Sequence[Path] = sorted(folder.glob("*.fits"))
-        if not paths:
+    def _read(self, mixture: SceneSets | None) -> list[LabelledFrame]:
+        return [frame for scenes in each(mixture) for frame in self._read_folder(scenes.folder)]
+
+    def _read_folder(self, name: str, optional: bool = False) -> list[LabelledFrame]:
+        folder = self.run / name
+        paths = sorted(folder.glob("*.fits"))
+        if not paths and not optional:
             raise TrainingError(f"there are no simulated frames in {folder}: run `python -m training simulate` first")
-        return [read_labelled(path, self.recipe.sky) for path in track(paths, description="reading frames")]
+        return [read_labelled(path, self.recipe.sky) for path in track(paths, description=f"reading {folder}")]

@@ -42,7 +42,7 @@ class Unevenness:
 def draw_detector(rng: np.random.Generator, spec: SceneSpec) -> Detector:
     """Draw sky, gain and noise."""
     sky, gain = log_uniform(rng, spec.sky), rng.uniform(*spec.gain)
-    smoothing = rng.uniform(0.35, 0.9) if rng.random() < spec.correlated else 0.0
+    smoothing = rng.uniform(*spec.smoothing) if rng.random() < spec.correlated else 0.0
     saturation = min(65535.0, sky + rng.uniform(2e4, 6e4))
     detector = Detector(sky, gain, rng.uniform(*spec.read_noise), smoothing, saturation)
     if not happens(rng, spec.quantised):
@@ -81,9 +81,13 @@ def _add_amplifiers(
 
 
 def expose(
-    light: Floats, detector: Detector, rng: np.random.Generator, uneven: Unevenness | None = None
+    light: Floats,
+    detector: Detector,
+    rng: np.random.Generator,
+    uneven: Unevenness | None = None,
+    sky: Floats | None = None,
 ) -> tuple[Floats, Floats | None]:
-    """Photon and read noise on light and sky, on a pedestal-free detector.
+    """Photon and read noise on light and sky (drawn where it is not given), on a pedestal-free detector.
 
     Returns
     -------
@@ -93,9 +97,9 @@ def expose(
         Standard deviation of every pixel had it no light but the sky's, before smoothing, in ADU; None for a camera
         that is even, where it is `detector.noise` all over but for the sky's gradient.
     """
-    sky = sky_background(light.shape, detector.sky, rng)
+    sky = sky_background(light.shape, detector.sky, rng) if sky is None else sky
     if uneven is not None:
-        sky += detector.sky * uneven.fringes
+        sky = sky + detector.sky * uneven.fringes
         expected = np.clip((light + sky) * uneven.response, 0, None)
         read_noise: Floats | float = uneven.read_noise
         empty = np.clip(sky * uneven.response, 0, None) / detector.gain

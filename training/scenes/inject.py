@@ -22,7 +22,7 @@ from lynceus.spec import Spec
 from lynceus.unlisted import Peaks, find_peaks, peak_boxes, seeing
 from training.scenes.optics import Optics, measured_optics
 from training.scenes.ranges import Range, SceneSpec, log_uniform
-from training.scenes.scene import Seen, truth_table
+from training.scenes.scene import LEAST_SURFACE, Seen, truth_table
 from training.scenes.stamps import PHASES, Stamp, draw_galaxy, draw_stamp, flux_of_snr, offset_of
 
 BRIGHT, LIKE_STARS = 30.0, 0.25  # standard deviations of a star's peak, and its FWHM's distance from the seeing
@@ -55,6 +55,8 @@ class InjectSpec(Spec):
         Distance of planted sources from each other, in FWHM.
     beta : float
         Of the Moffat profile that serves where the frame has too few bright stars to measure its own.
+    fwhm : (float, float) or None
+        Of a Moffat profile that serves in any case, in pixels, log-uniform: for frames in which there is no star.
     measure, sky : MeasureSpec, SkySpec
         The box rule, and how sky and noise are estimated.
     """
@@ -67,6 +69,7 @@ class InjectSpec(Spec):
     clearance: float = Field(3.0, gt=0)
     spacing: float = Field(6.0, gt=0)
     beta: float = Field(3.5, gt=1)
+    fwhm: Range | None = None
     measure: MeasureSpec = MeasureSpec()
     sky: SkySpec = SkySpec()
 
@@ -123,8 +126,29 @@ def inject(frame_path: Path, folder: Path, spec: InjectSpec, seed: int) -> Table
     """
     data = frame_path.read_bytes()
     frame = read_frame(data)
-    rng = np.random.default_rng([seed])
-    scenery = _survey(frame, spec)
+    light, truth = plan_light(frame, spec, np.random.default_rng([seed]))
+    stem = frame_path.name.partition(".fit")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.fits").write_bytes(injection.added(data, frame, lambda pixels: light))
+    partial = folder / f"{stem}.part"
+    truth.write(partial, format="ascii.ecsv", overwrite=True)
+    partial.rename(folder / f"{stem}.ecsv")
+    return truth
+
+
+def plan_light(frame: Frame, spec: InjectSpec, rng: np.random.Generator) -> tuple[Floats, Table]:
+    """The light of sources for a frame, (H, W) in ADU, and the truth as `inject` has it.
+
+    Parameters
+    ----------
+    frame : Frame
+        Is not changed.
+    spec : InjectSpec
+        What is planted.
+    rng : Generator
+        The only source of chance.
+    """
+    scenery = _survey(frame, spec, log_uniform(rng, spec.fwhm) if spec.fwhm else None)
     planted, light = _plant(scenery, spec, rng)
     scene = SceneSpec(box_scale=spec.measure.box_scale, smallest_box=spec.measure.min_box)
     truth = vstack(
@@ -136,17 +160,11 @@ def inject(frame_path: Path, folder: Path, spec: InjectSpec, seed: int) -> Table
         "optics": "measured" if scenery.optics.profile.__class__ is galsim.InterpolatedImage else "moffat",
         "fwhm": scenery.fwhm,
     }
-    stem = frame_path.name.partition(".fit")[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.fits").write_bytes(injection.added(data, frame, lambda pixels: light))
-    partial = folder / f"{stem}.part"
-    truth.write(partial, format="ascii.ecsv", overwrite=True)
-    partial.rename(folder / f"{stem}.ecsv")
-    return truth
+    return light, truth
 
 
-def _survey(frame: Frame, spec: InjectSpec) -> _Scenery:
-    """Find out what is there."""
+def _survey(frame: Frame, spec: InjectSpec, fwhm: float | None) -> _Scenery:
+    """Find out what is there; `fwhm` is that of what will be planted, where the frame is not to tell it."""
     sky = estimate_sky(frame, spec.sky)
     level, noise = (plane.astype(np.float64) for plane in sky.upsampled())
     over_sky = np.nan_to_num(frame.pixels - level)
@@ -154,7 +172,10 @@ def _survey(frame: Frame, spec: InjectSpec) -> _Scenery:
     boxes = peak_boxes(peaks, spec.measure, frame.shape)
     sound = np.asarray(np.isfinite(boxes).all(axis=1))
     peaks, boxes = peaks[sound], boxes[sound]
-    optics, fwhm = _optics(frame, sky, over_sky, peaks, spec)
+    if fwhm is None:
+        optics, fwhm = _optics(frame, sky, over_sky, peaks, spec)
+    else:
+        optics = Optics(galsim.Moffat(beta=spec.beta, fwhm=fwhm), pixelised=True)
     boost = _filtered_noise(over_sky / noise, frame.mask, boxes, draw_stamp(optics, np.zeros(2)))
     return _Scenery(frame, noise, over_sky, peaks, boxes, optics, fwhm, boost)
 
@@ -239,7 +260,7 @@ def _draw(scenery: _Scenery, x: float, y: float, spec: InjectSpec, rng: np.rando
     kind = "galaxy" if rng.random() < spec.galaxies else "star"
     if kind == "galaxy":
         shape = (
-            log_uniform(rng, spec.galaxy_radius),
+            min(log_uniform(rng, spec.galaxy_radius), LEAST_SURFACE * snr),
             rng.uniform(-0.5, 0.8),
             rng.uniform(0.25, 1),
             rng.uniform(0, np.pi),

@@ -1,5 +1,6 @@
 """Point spread functions: what the atmosphere, the mirror and the tracking make of a point."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,16 @@ def draw_psf(rng: np.random.Generator, spec: SceneSpec) -> Optics:
         psf = galsim.Convolve(psf, line.rotate(rng.uniform(0, np.pi) * galsim.radians))
     if happens(rng, spec.defocused):
         outer = fwhm * rng.uniform(*spec.ring)
-        return Optics(galsim.Convolve(psf, annulus(outer, outer * rng.uniform(*HOLE))), ring=True)
-    return Optics(psf)
+        ring = galsim.Convolve(psf, annulus(outer, outer * rng.uniform(*HOLE)))
+        return Optics(_on_pixels(ring), pixelised=True, ring=True) if spec.fourier else Optics(ring, ring=True)
+    return Optics(_on_pixels(psf), pixelised=True) if spec.fourier else Optics(psf)
+
+
+def _on_pixels(profile: galsim.GSObject) -> galsim.GSObject:
+    """A profile as pixels see it, never integrated in real space, which is what GalSim would do where it has an end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", galsim.GalSimWarning)
+        return galsim.Convolve(profile, galsim.Pixel(1.0), real_space=False)
 
 
 def annulus(outer: float, inner: float) -> galsim.GSObject:

@@ -10,6 +10,7 @@ from lynceus.spec import Spec
 
 Range = tuple[float, float]
 Floats = NDArray[np.float64]
+SMOOTHING = (0.35, 0.9)
 Kernel = Literal["bilinear", "cubic", "lanczos", "drizzle"]
 
 
@@ -37,6 +38,8 @@ class SceneSpec(Spec):
         Mean number of stars of SNR 1000 to 30000 on 512 x 512 px.
     fwhm : (float, float)
         Of the point spread function before it meets the pixels, in pixels, log-uniform.
+    fourier : bool
+        Whether stars are drawn through Fourier space: as well to a thousandth, and up to a hundred times faster.
     trailed : float
         Share of scenes whose point spread function is drawn out along a line.
     defocused : float
@@ -63,6 +66,8 @@ class SceneSpec(Spec):
         Electrons.
     correlated : float
         Share of scenes whose noise alone is smoothed, as if by resampling.
+    smoothing : (float, float)
+        Standard deviation of the Gaussian it is smoothed by, in pixels.
     resampled : float
         Share of scenes that are turned, shifted and interpolated, light and noise alike.
     kernels : tuple of str
@@ -99,6 +104,7 @@ class SceneSpec(Spec):
     slope: Range = (0.2, 1.2)
     bright: float = 0.7
     fwhm: Range = (1.15, 8.0)
+    fourier: bool = False
     trailed: float = 0.2
     defocused: float = 0.0
     ring: Range = (1.2, 4.0)
@@ -113,6 +119,7 @@ class SceneSpec(Spec):
     gain: Range = (0.5, 4.0)
     read_noise: Range = (2.0, 12.0)
     correlated: float = 0.3
+    smoothing: Range = Field(SMOOTHING, exclude_if=lambda limits: limits == SMOOTHING)  # younger than runs that resume
     resampled: float = 0.0
     kernels: tuple[Kernel, ...] = Field(("bilinear", "cubic", "lanczos", "drizzle"), min_length=1)
     turn: float = Field(3.0, ge=0, le=20)

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from lynceus.detections import box_about
-from training.scenes.artefacts import add_bad_columns, add_cosmic_rays, add_hot_pixels, bleed
-from training.scenes.camera import Detector, draw_detector, draw_unevenness, expose, to_hdu
+from training.scenes.artefacts import add_bad_columns, add_cosmic_rays, add_hot_pixels, bleed, sky_background
+from training.scenes.camera import Detector, Unevenness, draw_detector, draw_unevenness, expose, to_hdu
 from training.scenes.optics import Optics, draw_psf
 from training.scenes.ranges import Floats, SceneSpec, happens, log_uniform, power_law
 from training.scenes.resample import Resampling, draw_resampling
 from training.scenes.stamps import (
     FWHM_PER_SIGMA,
+    LARGE,
     PHASES,
+    WIDEST,
     StarStamps,
     add_stamp,
     draw_comet,
@@ -32,12 +34,24 @@ from training.scenes.stamps import (
 )
 from training.scenes.streaks import Glare, Trail, add_ghosts, add_spikes, add_trails
 
-__all__ = ["Planned", "SceneSpec", "Seen", "Sources", "draw_scene", "plan_sources", "truth_table"]
+__all__ = [
+    "Backstage",
+    "Planned",
+    "Scene",
+    "SceneSpec",
+    "Seen",
+    "Sources",
+    "draw_scene",
+    "lay_scene",
+    "plan_sources",
+    "truth_table",
+]
 
 BRIGHT, BRIGHT_SIDE = 200.0, 241  # stars of a higher SNR are drawn on stamps of this side, in pixels
 VAST, VAST_SIDE = 2000.0, 701  # so are those of a given flux and a still higher SNR, whose halo would end in a square
 LEAST_SURFACE = 0.5  # galaxies have at most this half-light radius, in pixels, for every unit of SNR
 BRIGHTEST = (1e3, 3e4)  # SNR of the stars that `SceneSpec.bright` counts
+FAINTEST = 0.05  # of the noise: light that is left out
 COMETS = (30.0, 1000.0)  # SNR of comets
 COLUMNS = ("x", "y", "xx", "xy", "yy", "fwhm", "flux", "snr", "prominence", "kind")
 
@@ -91,6 +105,47 @@ class Seen:
     noise: float  # of an empty pixel around it, in ADU
 
 
+@dataclass(frozen=True, eq=False)
+class Backstage:
+    """What only the maker of a scene knows; arrays are of the frame as the detector has it, (H, W).
+
+    Attributes
+    ----------
+    optics : Optics
+        The point spread function.
+    resampling : Resampling or None
+        What became of the detector's frame.
+    uneven : Unevenness or None
+        How its pixels differ.
+    light : ndarray
+        Of sources, spikes, ghosts and trails, without noise, in ADU of an even detector.
+    sky : ndarray
+        Likewise, of the sky without fringes.
+    faults : ndarray, bool
+        Where numbers are not what light and noise made them: cosmic rays, hot pixels, bad columns, saturation.
+    seen : list of Seen
+        The sources, as an even detector has them.
+    """
+
+    optics: Optics
+    resampling: Resampling | None
+    uneven: Unevenness | None
+    light: Floats
+    sky: Floats
+    faults: NDArray[np.bool_]
+    seen: list[Seen]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A scene before its numbers are rounded: pixels (H, W) in ADU, truth, detector, and how it was made."""
+
+    pixels: Floats
+    truth: Table
+    detector: Detector
+    behind: Backstage
+
+
 def draw_scene(
     rng: np.random.Generator, spec: SceneSpec, sources: Sources | None = None
 ) -> tuple[fits.PrimaryHDU, Table]:
@@ -116,6 +171,12 @@ def draw_scene(
         own centre), ignored. In `meta`: `trails`, see `trail_mask`; `affine` (of a resampled frame), the matrix
         from `(x, y, 1)` on it to x, y on the frame it would be had it not been resampled.
     """
+    scene = lay_scene(rng, spec, sources)
+    return to_hdu(scene.pixels, scene.detector, rng), scene.truth
+
+
+def lay_scene(rng: np.random.Generator, spec: SceneSpec, sources: Sources | None = None) -> Scene:
+    """Draw one scene up to the point where its numbers are rounded; arguments as `draw_scene` has them."""
     resampling = draw_resampling(rng, spec) if happens(rng, spec.resampled) else None
     raw = spec if resampling is None else spec.model_copy(update={"size": spec.size + 2 * resampling.margin})
     detector = draw_detector(rng, raw)
@@ -126,12 +187,15 @@ def draw_scene(
     seen, prominence = add_sources(light, planned, optics, detector, rng, raw)
     faulty = rng.random() >= spec.clean
     trails = add_trails(light, optics, rng, spec.trails * raw.area, detector.noise) if faulty else []
-    pixels, noise = expose(light, detector, rng, uneven)
+    sky = sky_background(light.shape, detector.sky, rng)
+    pixels, noise = expose(light, detector, rng, uneven, sky)
+    sound = pixels.copy()
     if faulty:
         add_cosmic_rays(pixels, rng, spec.cosmic_rays * raw.area, detector.noise)
         add_hot_pixels(pixels, rng, spec.hot_pixels * raw.area, detector.noise)
         add_bad_columns(pixels, rng, spec.bad_columns * raw.area, detector.noise)
     bleed(pixels.T if happens(rng, spec.bleed_rows) else pixels, detector.saturation)
+    behind = Backstage(optics, resampling, uneven, light, sky, pixels != sound, [replace(one) for one in seen])
     if noise is not None and uneven is not None:
         _dim(seen, noise, uneven.response)
     if resampling is not None:
@@ -143,7 +207,7 @@ def draw_scene(
     truth.meta["trails"] = trails
     if resampling is not None:
         truth.meta["affine"] = (resampling.affine - [[0, 0, resampling.margin]]).tolist()
-    return to_hdu(pixels, detector, rng), truth
+    return Scene(pixels, truth, detector, behind)
 
 
 def most_sources(spec: SceneSpec, optics: Optics) -> int | None:
@@ -214,7 +278,7 @@ def add_sources(
     near = [one for one in planned if -reach <= min(one.column, one.row) <= max(one.column, one.row) < size + reach]
     seen = [_see(source, stars, optics, detector, boost) for source in near]
     for source in seen:
-        add_stamp(light, source.pixels, source.flux, source.column, source.row, 0.05 * detector.noise)
+        add_stamp(light, source.pixels, source.flux, source.column, source.row, FAINTEST * detector.noise)
     glares = [_glare(source) for source in seen if source.kind == "star"]
     if happens(rng, spec.spikes):
         add_spikes(light, glares, stars.at(0, 0).fwhm, detector.noise, rng)
@@ -238,6 +302,8 @@ def _see(source: Planned, stars: StarStamps, optics: Optics, detector: Detector,
         vast = source.flux is not None and snr >= VAST
         stamp = draw_stamp(optics, offset_of(source.phase), VAST_SIDE if vast else BRIGHT_SIDE)
     flux = flux_of_snr(snr, stamp.pixels, noise, gain, boost) if source.flux is None else source.flux
+    if source.kind == "galaxy" and source.shape[0] > LARGE and flux * float(stamp.pixels[0].max()) > FAINTEST * noise:
+        stamp = draw_galaxy(optics, source.phase, *source.shape, reach=WIDEST)  # or its halo would end in a square
     x, y = np.array([source.column, source.row]) + offset_of(source.phase)
     return Seen(source.kind, source.column, source.row, x, y, stamp.pixels, stamp.moments, flux, snr, boost, noise)
 

@@ -13,6 +13,7 @@ from training.scenes.optics import Optics
 FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 PHASES = 8  # sub-pixel positions a source may take along each axis
 COMET_SIDE = 161  # pixels
+LARGE, WIDE, WIDEST = 12.0, 5.0, 400.0  # galaxies of a larger radius get stamps that reach out to so many radii, pixels
 Floats = NDArray[np.float64]
 Phase = NDArray[np.int64] | tuple[int, int]
 
@@ -95,7 +96,16 @@ def fwhm_of(moments: tuple[float, float, float]) -> float:
     return float(FWHM_PER_SIGMA * (xx * yy - xy * xy) ** 0.25)
 
 
-def draw_galaxy(optics: Optics, phase: Phase, radius: float, steepness: float, ratio: float, angle: float) -> Stamp:
+def draw_galaxy(
+    optics: Optics,
+    phase: Phase,
+    radius: float,
+    steepness: float,
+    ratio: float,
+    angle: float,
+    *,
+    reach: float | None = None,
+) -> Stamp:
     """Draw a galaxy: a Spergel profile, inclined, seen through the optics.
 
     Parameters
@@ -110,9 +120,12 @@ def draw_galaxy(optics: Optics, phase: Phase, radius: float, steepness: float, r
         Spergel's nu: from -0.5 (spheroidal) to 0.8 (disc-like).
     ratio, angle : float
         Minor over major axis; of the major axis, in radians counter-clockwise from x.
+    reach : float or None
+        Of the stamp of a large one, to each side, in pixels; by default five radii.
     """
     profile = galsim.Spergel(nu=steepness, half_light_radius=radius).shear(q=ratio, beta=angle * galsim.radians)
-    return draw_stamp(optics.through(profile), offset_of(phase))
+    side = 2 * int(reach or min(WIDE * radius, WIDEST)) + 1 if radius > LARGE else None
+    return draw_stamp(optics.through(profile), offset_of(phase), side)
 
 
 def draw_comet(optics: Optics, phase: Phase, coma: float, tail: float, angle: float) -> Stamp:

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 from lynceus.measure import MeasureSpec
 from lynceus.sky import SkySpec
 from training.errors import TrainingError
-from training.recipe import Recipe
+from training.recipe import Recipe, each
 from training.tiling.exposures import LabelledExposure, TruthSpec, read_exposures, read_scenes
 from training.tiling.split import Split
 from training.tiling.tileset import TileSet
@@ -72,17 +73,17 @@ class SceneFrames:
 
     def fingerprint(self) -> str:
         """Of simulated data: that of the ranges and seeds that made them."""
-        sets = [self.recipe.train_set, self.recipe.tuning_set]
-        told = "".join(one.model_dump_json() for one in sets if one is not None)
+        told = "".join(one.model_dump_json() for one in (*each(self.recipe.train_set), *each(self.recipe.tuning_set)))
         return hashlib.sha256(told.encode()).hexdigest()
 
     def _read(self, name: str) -> Iterator[LabelledExposure]:
-        scenes = getattr(self.recipe, name)
-        if scenes is None:
+        mixture = each(getattr(self.recipe, name))
+        if not mixture:
             raise TrainingError(
                 f"the recipe names no {name}, so there are no simulated frames: give a data set instead"
             )
-        return read_scenes(self.run / scenes.folder, self.recipe.sky)
+        folders = [self.run / scenes.folder for scenes in mixture]
+        return chain.from_iterable(read_scenes(folder, self.recipe.sky) for folder in folders)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From averaged weights to a bundle in a store: choose the threshold, score, write report and card."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,21 +11,45 @@ from lynceus.bundle import Manifest, Provenance, load_bundle, read_manifest, sav
 from lynceus.detector import Detector, DetectorSpec
 from lynceus.errors import ConflictError
 from lynceus.network import Network, fold_batch_norms
+from lynceus.sky import SkySpec
+from lynceus.spec import Spec
 from model_store import Ref, Store, open_store
 from model_store.local import LocalStore
 from training.errors import TrainingError
 from training.recipe import Recipe
+from training.scenarios.rivalry import Rivalry, compare
+from training.scenarios.suite import Split, draw_suite, read_suite, scenario_folder
+from training.scenarios.summary import tables
 from training.scoring.appraisal import RIVALS, appraise
+from training.scoring.calibrate import calibrate
 from training.scoring.card import card, table
 from training.scoring.evaluate import best_threshold
 from training.scoring.frames import Frames, HeldBackFrames, SceneFrames, frames_of
 from training.scoring.report import OURS, Report, report_json, rounded, write_report
+from training.tiling.exposures import LabelledExposure, read_scenes
 
 __all__ = ["publish", "score", "table"]
 
 WEIGHTS = "weights.pt"
 REPORT = "report"  # folder of the run
+SUITE_KEY = "suite"  # of the report
+NOT_SCORED: tuple[Split, ...] = ("calibration", "tuning")  # splits of the suite
 PLACES = 4
+
+
+class SuiteFolders(Spec):
+    """Where the scenario suite lies, for all runs together.
+
+    Attributes
+    ----------
+    frames : Path
+        Its frames.
+    rivalry : Path
+        What the comparison with SExtractor keeps, and its report.
+    """
+
+    frames: Path = Path("runs/suite")
+    rivalry: Path = Path("runs/rival")
 
 
 def publish(
@@ -38,6 +63,7 @@ def publish(
     truth: Path | None = None,
     *,
     rivals: bool = True,
+    suite: SuiteFolders | None = None,
 ) -> Ref:
     """Choose `min_score` on frames held back for it, score on others, and publish the version.
 
@@ -62,6 +88,8 @@ def publish(
         Folder of exact truths `<key>.ecsv` to choose and score by, in the place of the catalogues.
     rivals : bool
         Whether `sep` and SExtractor are tuned and shown beside it.
+    suite : SuiteFolders or None
+        Where the scenario suite lies, for a recipe that asks for it.
 
     Returns
     -------
@@ -81,7 +109,9 @@ def publish(
     if ref in opened.versions():
         raise ConflictError(f"{ref} exists already; versions are immutable, so choose a new one")
     frames = frames_of(recipe, run, dataset, tiles, truth)
-    detector = _with_threshold(_detector(recipe, run, frames, workers), frames)
+    suite = suite or SuiteFolders()
+    plain = _detector(recipe, run, frames, workers)
+    detector = calibrated(plain, suite, workers) if recipe.suite else _with_threshold(plain, frames)
     reports = appraise(detector, frames, before=_parent(recipe, detector), kept=run / RIVALS, rivals=rivals)
     write_report(reports, run / REPORT, title=str(ref), about=frames.about)
     manifest = Manifest(
@@ -93,10 +123,50 @@ def publish(
         provenance=provenance(recipe, frames),
         scores=scores(reports[OURS]),
     )
-    told = card(manifest, reports, trained=_trained(frames), scored=frames.about)
+    network, told = _network(recipe, run), report_json(reports)
+    on_card = card(manifest, reports, trained=_trained(recipe, frames), scored=frames.about)
+    if recipe.suite and rivals:
+        beside = on_suite(manifest, network, suite, workers)
+        told |= {SUITE_KEY: rounded(beside.model_dump(mode="json"))}
+        on_card += f"\n## On the scenario suite\n\n{tables(beside.report)}"
     with TemporaryDirectory(prefix="lynceus-") as folder:
-        save_bundle(Path(folder), _network(recipe, run), manifest, report_json(reports), told)
+        save_bundle(Path(folder), network, manifest, told, on_card)
         return opened.push(Path(folder) / ref.name / ref.version)
+
+
+def calibrated(detector: Detector, suite: SuiteFolders, workers: int = 2) -> Detector:
+    """The same detector, its scores probabilities, its threshold that of the best mean F1 over the suite's scenes.
+
+    Parameters
+    ----------
+    detector : Detector
+        Its own threshold and judge are left aside.
+    suite : SuiteFolders
+        Gets the frames for calibration and tuning where they are not there: the more of them, the steadier the fit.
+    workers : int
+        Processes that draw them.
+    """
+    spec = read_suite()
+    draw_suite(spec, suite.frames, NOT_SCORED, workers)
+    scenes = {one.name: _not_scored(suite, one.name, detector.spec.sky) for one in spec.scenarios}
+    made = calibrate(detector, scenes)
+    return detector.revised(judge=made.judge, min_score=made.threshold)
+
+
+def _not_scored(suite: SuiteFolders, name: str, sky: SkySpec) -> Iterator[LabelledExposure]:
+    """The frames of one scene that nothing is scored on, one at a time."""
+    for split in NOT_SCORED:
+        yield from read_scenes(scenario_folder(suite.frames, split, name), sky)
+
+
+def on_suite(manifest: Manifest, network: Network, suite: SuiteFolders, workers: int = 2) -> Rivalry:
+    """How a version that is not published yet does on the suite's test frames, beside SExtractor at its best."""
+    spec = read_suite()
+    draw_suite(spec, suite.frames, ("tuning", "test"), workers)
+    with TemporaryDirectory(prefix="lynceus-") as folder:
+        save_bundle(Path(folder), network, manifest, {}, "")
+        bundle = Path(folder) / manifest.name / manifest.version
+        return compare(bundle, spec, suite.frames, suite.rivalry, workers)
 
 
 def score(detector: Detector, recipe: Recipe, run: Path) -> dict[str, Report]:
@@ -160,7 +230,14 @@ def _parent(recipe: Recipe, detector: Detector) -> Detector | None:
 def _detector(recipe: Recipe, run: Path, frames: Frames, workers: int) -> Detector:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spec = DetectorSpec(
-        sky=recipe.sky, normalise=recipe.normalise, tile=recipe.tile, merge=recipe.merge, measure=frames.measure
+        sky=recipe.sky,
+        normalise=recipe.normalise,
+        tile=recipe.tile,
+        merge=recipe.merge,
+        measure=frames.measure,
+        coarse=recipe.coarse,
+        fine=recipe.fine,
+        trails=recipe.trails,
     )
     network = _network(recipe, run)
     fold_batch_norms(network)  # as a reader of the bundle does
@@ -172,12 +249,13 @@ def _with_threshold(detector: Detector, frames: Frames) -> Detector:
     min_score, f1 = best_threshold(detector, frames.tuning(), faintest=frames.faintest)
     if not f1:
         min_score = detector.spec.min_score  # nothing was found at any threshold, so none is the best
-    spec = detector.spec.model_copy(update={"min_score": min_score})
-    return Detector(detector.network, spec, detector.device, detector.workers)
+    return detector.revised(min_score=min_score)
 
 
-def _trained(frames: Frames) -> str:
+def _trained(recipe: Recipe, frames: Frames) -> str:
     if isinstance(frames, HeldBackFrames):
         train = len(frames.tiles.split("train"))
         return f"Trained on {train} tiles of {len(frames.tiles.keys('train'))} exposures."
+    if any(how.planted for how in recipe.training):
+        return "Trained on simulated frames, and on real ones with planted sources."
     return "Trained on simulated frames alone."

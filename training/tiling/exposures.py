@@ -18,13 +18,14 @@ from lynceus.measure import MeasureSpec
 from lynceus.sky import Sky, SkySpec, estimate_sky
 from lynceus.spec import Spec
 from lynceus.tables import read_catalogue
+from lynceus.trails import find_trails
 from lynceus.truth import IGNORE_FLAGS, Truth, truth_of
 from training.curation.dataset import Exposure, read_dataset
 from training.errors import TrainingError
 from training.scenes.artefacts import trail_mask
 from training.tiling.sizes import measured_sizes
 from training.tiling.teacher import with_candidates
-from training.tiling.trails import find_trails, without_trails
+from training.tiling.trails import without_trails
 
 EDGES = ("x_min", "y_min", "x_max", "y_max")
 NEEDED = ("x", "y", *EDGES, "ignored")

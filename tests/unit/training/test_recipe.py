@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training.run_kit import small_recipe
-from training.recipe import Recipe, TrainingSpec, read_recipe
+from training.recipe import Recipe, TrainingSpec, each, read_recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "training" / "recipes").glob("*.toml"))
 DEFAULT = next(path for path in RECIPES if path.stem == "default")
@@ -26,6 +26,20 @@ def test_what_is_new_is_off_in_the_shipped_recipe():
 def test_the_shipped_recipe_uses_no_seed_twice():
     seeds = [scenes.seed for scenes in read_recipe(DEFAULT).scene_sets]
     assert len(seeds) == len(set(seeds)) == 3
+
+
+def test_no_two_recipes_share_a_seed():
+    seeds = [scenes.seed for path in RECIPES for scenes in read_recipe(path).scene_sets]
+    assert len(seeds) == len(set(seeds)) > 10
+
+
+def test_a_mixture_is_several_sets_and_one_set_is_a_mixture_of_one():
+    deep = read_recipe(DEFAULT.with_name("deep.toml"))
+    assert isinstance(deep.train_set, tuple)
+    folders = [scenes.folder for scenes in deep.scene_sets]
+    assert len(set(folders)) == len(folders) == len(each(deep.train_set)) + 2
+    assert each(deep.tuning_set) == (deep.tuning_set,)
+    assert each(None) == ()
 
 
 def test_a_tile_set_stands_in_for_the_simulated_ones():

@@ -7,7 +7,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d
 
-from lynceus.bundle import WEIGHTS
+from lynceus.bundle import WEIGHTS, read_manifest
 from lynceus.errors import BundleError
 from lynceus.merge import Suppression
 from lynceus.network import RESNET50_V1, RESNET50_V2, Network, NetworkSpec
@@ -139,7 +139,7 @@ def test_the_first_convolution_takes_other_channels(tmp_path, how):
 
 
 def test_a_bundle_goes_on_as_it_was():
-    network = Network(NetworkSpec())
+    network = Network(read_manifest(default_bundle()).network)
     assert "nothing is left random" in start(network, SHIPPED)
     weights = load_file(default_bundle() / WEIGHTS)
     assert weights.keys() == network.state_dict().keys()

@@ -9,9 +9,9 @@ from astropy.io import fits
 from lynceus.frame import Frame
 from lynceus.measure import MeasureSpec
 from lynceus.sky import SkySpec, estimate_sky
+from lynceus.trails import find_trails
 from tests.unit.training.tile_kit import FWHM, NOISE, small_dataset, star_field, write_dataset, write_exposure
 from training.tiling.exposures import TruthSpec, exposure_of, read_exposures
-from training.tiling.trails import find_trails
 
 SKY, MEASURE = SkySpec(), MeasureSpec()
 SIDE = 400

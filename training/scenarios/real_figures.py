@@ -1,0 +1,88 @@
+"""The figures of the real tests."""
+
+from lynceus.figures import Figures
+from training.scenarios.field import TruthLimits
+
+
+class Finding(Figures):
+    """How one finder does against the truth of a frame; chance matches count as wrong.
+
+    Attributes
+    ----------
+    completeness_at : dict of str to float
+        The highest completeness of any threshold that is at least so reliable; 0 where none is.
+    most_reliable : float
+        The highest reliability from 2 % completeness up.
+    best_f1 : float
+        As counted.
+    curve : tuple of (float, float)
+        Completeness and reliability.
+    """
+
+    completeness_at: dict[str, float]
+    most_reliable: float
+    best_f1: float
+    curve: tuple[tuple[float, float], ...]
+
+
+class BandFigures(Figures):
+    """One band of the field.
+
+    Attributes
+    ----------
+    about : str
+        What it tests.
+    seeing : float
+        Pixels, FWHM.
+    seconds : float or None
+        Ours took for the frame; None where the list was kept from before.
+    limits : TruthLimits
+        What the truth allows.
+    shipped : (float, float) or None
+        Our completeness and reliability at the shipped threshold.
+    finders : dict of str to Finding
+        By name, ours first.
+    allowed : (float, float)
+        The range of reliability that the truth allows: from what sure detections reach down to a half.
+    lead : (float, float)
+        Our completeness less that of the best rival over that range: the least and the mean.
+    """
+
+    about: str
+    seeing: float
+    seconds: float | None
+    limits: TruthLimits
+    shipped: tuple[float, float] | None
+    finders: dict[str, Finding]
+    allowed: tuple[float, float]
+    lead: tuple[float, float] | None
+
+
+class Control(Figures):
+    """A frame without stars: detections from the shipped threshold up, and in a million pixels."""
+
+    pixels: int
+    detections: int
+    per_megapixel: float
+    surest: float | None
+
+
+class CatalogueFigures(Figures):
+    """Against a catalogue that a program wrote, at the shipped threshold and at the best one."""
+
+    sources: int
+    completeness: float
+    reliability: float
+    f1: float
+    best_f1: float
+    best_threshold: float
+
+
+class RealFigures(Figures):
+    """All real tests of one bundle."""
+
+    bundle: str
+    threshold: float
+    bands: dict[str, BandFigures]
+    catalogue: CatalogueFigures | None
+    controls: dict[str, Control]
