@@ -1,9 +1,13 @@
 """The card of a version: what a person should know before using it, as Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from lynceus.bundle import Manifest
 from lynceus.pages import figure
+from training.scenarios.rivalry import DEFAULTS, ORACLE, TUNED, TUNED_PER_SCENE
+from training.scenarios.summary import SceneReport, SuiteReport
 from training.scoring.report import OURS, PARENT, Report
 
 NAMES = {
@@ -30,7 +34,8 @@ def card(manifest: Manifest, reports: Mapping[str, Report], *, trained: str, sco
     measure = manifest.detector.measure
     from_parent = f" It started from {manifest.provenance.parent}." if manifest.provenance.parent else ""
     least = f" of signal to noise {report.faintest:g} and more" if report.faintest else ""
-    channels = "single-channel frames" if manifest.network.channels == 1 else "frames"
+    planes = manifest.detector.normalise.channels  # stretches of one plane are no planes of their own
+    channels = "single-channel frames" if manifest.network.channels in (1, planes) else "frames"
     return (
         f"# {manifest.name} {manifest.version}\n\n"
         f"Finds {' and '.join(manifest.network.classes)} in {channels}. {trained}{from_parent}\n\n"
@@ -39,8 +44,54 @@ def card(manifest: Manifest, reports: Mapping[str, Report], *, trained: str, sco
         f"{scored} Frames: {report.frames}, with {report.sources} sources{least}.\n\n{table(reports)}\n"
         f"Completeness by brightness is by centre: within one FWHM of the source.\n\n"
         f"{classes(report)}"
-        f"Known limits: objects larger than {manifest.detector.tile.overlap} px may be found in parts.\n"
+        f"{limits(manifest)}\n"
     )
+
+
+def limits(manifest: Manifest) -> str:
+    """What it looks for besides point sources, and what it does not."""
+    detector = manifest.detector
+    overlap = f"objects larger than {detector.tile.overlap} px"
+    told = [
+        f"{overlap} are looked for on the frame binned {detector.coarse} times".capitalize()
+        if detector.coarse
+        else f"Known limits: {overlap} may be found in parts",
+        "A score is the probability that a detection is a source, as far as the scenes it was fitted on are like yours"
+        if detector.judge
+        else "A score is no probability",
+    ]
+    if detector.trails:
+        told.append("What is strung along a satellite's trail is left out, with a warning")
+    return ". ".join(told) + "."
+
+
+def on_scenes(report: SuiteReport) -> str:
+    """Where it is good and where it is bad, against SExtractor at its best and against what can be reached."""
+    scenes = {one.name: _beside(one) for one in report.populated}
+    behind = [name for name, (ours, rival, _) in scenes.items() if ours < rival]
+    by_room = sorted(scenes, key=lambda name: scenes[name][0] - scenes[name][2])
+    errors = {one.name: one.calibration.error for one in report.populated if one.calibration and one.calibration.error}
+    badly = [f"{name} ({errors[name]:.2f})" for name in sorted(errors, key=lambda name: -errors[name])[:2]]
+    return (
+        f"Best F1 in the mean over {len(scenes)} scenes: {np.mean([ours for ours, _, _ in scenes.values()]):.3f}, "
+        f"SExtractor at its best in each {np.mean([rival for _, rival, _ in scenes.values()]):.3f}, "
+        f"what an all-knowing filter reaches {np.mean([most for _, _, most in scenes.values()]):.3f}. "
+        f"Behind SExtractor in: {', '.join(behind) or 'none'}. Good, with little left to gain: "
+        f"{_told(by_room[-3:][::-1], scenes)}. Bad, with much left: {_told(by_room[:3], scenes)}. "
+        f"Scores are furthest from probabilities in: {', '.join(badly) or 'none'}.\n"
+    )
+
+
+def _beside(scene: SceneReport) -> tuple[float, float, float]:
+    """Best F1 of ours, of the best rival, and of the oracle (or of the best of all where it was not asked)."""
+    found = {name: one.best_f1 or 0.0 for name, one in scene.finders.items()}
+    ours = next(iter(found.values()))
+    rival = max(found.get(name, 0.0) for name in (DEFAULTS, TUNED, TUNED_PER_SCENE))
+    return ours, rival, found.get(ORACLE, max(found.values()))
+
+
+def _told(names: Sequence[str], scenes: Mapping[str, tuple[float, float, float]]) -> str:
+    return ", ".join(f"{name} ({scenes[name][0]:.2f} of {scenes[name][2]:.2f})" for name in names)
 
 
 def table(reports: Mapping[str, Report]) -> str:

@@ -22,7 +22,7 @@ from training.scenarios.suite import Split, draw_suite, read_suite, scenario_fol
 from training.scenarios.summary import tables
 from training.scoring.appraisal import RIVALS, appraise
 from training.scoring.calibrate import calibrate
-from training.scoring.card import card, table
+from training.scoring.card import card, on_scenes, table
 from training.scoring.evaluate import best_threshold
 from training.scoring.frames import Frames, HeldBackFrames, SceneFrames, frames_of
 from training.scoring.report import OURS, Report, report_json, rounded, write_report
@@ -128,7 +128,7 @@ def publish(
     if recipe.suite and rivals:
         beside = on_suite(manifest, network, suite, workers)
         told |= {SUITE_KEY: rounded(beside.model_dump(mode="json"))}
-        on_card += f"\n## On the scenario suite\n\n{tables(beside.report)}"
+        on_card += f"\n## On the scenario suite\n\n{on_scenes(beside.report)}\n{tables(beside.report)}"
     with TemporaryDirectory(prefix="lynceus-") as folder:
         save_bundle(Path(folder), network, manifest, told, on_card)
         return opened.push(Path(folder) / ref.name / ref.version)
