@@ -129,14 +129,21 @@ def test_a_swap_under_load_fails_no_request_and_mixes_no_versions(
 
             await asyncio.gather(*(ask(number) for number in range(CLIENTS)))
 
+    async def answered() -> None:
+        """Wait for two answers a client: those in flight before a swap, and as many after it."""
+        wanted = len(answers) + 2 * CLIENTS
+        async with asyncio.timeout(60):
+            while len(answers) < wanted:
+                await asyncio.sleep(0.05)
+
     async def scenario() -> None:
         stop = asyncio.Event()
         loading = asyncio.create_task(load(stop))
         for version in ("2", "1", "2", "1"):
-            await asyncio.sleep(1)
+            await answered()
             await asyncio.to_thread(store.promote, "stable", ref(version), by="test", reason="swap")
             await asyncio.to_thread(until, lambda version=version: served(client) == version)
-        await asyncio.sleep(1)
+        await answered()
         stop.set()
         await loading
 

@@ -85,7 +85,7 @@ def test_the_walk(bench: Path):
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert [name for name in MADE if not (bench / "out" / "walk" / name).exists()] == []
     published = load_bundle(bench / "out" / "walk" / "store" / "joan-oro" / "0.1.0")
-    assert published.manifest.provenance.parent == "compact/0.1.0"
+    assert published.manifest.provenance.parent == f"{DEFAULT.parent.name}/{DEFAULT.name}"
 
 
 def test_the_guide_names_what_is_there():
