@@ -1,5 +1,6 @@
 """From averaged weights to a bundle in a store: choose the threshold, score, write report and card."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ from training.scoring.card import card, on_scenes, table
 from training.scoring.evaluate import best_threshold
 from training.scoring.frames import Frames, HeldBackFrames, SceneFrames, frames_of
 from training.scoring.report import OURS, Report, report_json, rounded, write_report
+from training.scoring.source_extractor import program
 from training.tiling.exposures import LabelledExposure, read_scenes
 
 __all__ = ["publish", "score", "table"]
@@ -33,6 +35,7 @@ __all__ = ["publish", "score", "table"]
 WEIGHTS = "weights.pt"
 REPORT = "report"  # folder of the run
 SUITE_KEY = "suite"  # of the report
+log = logging.getLogger(__name__)
 NOT_SCORED: tuple[Split, ...] = ("calibration", "tuning")  # splits of the suite
 PLACES = 4
 
@@ -125,7 +128,9 @@ def publish(
     )
     network, told = _network(recipe, run), report_json(reports)
     on_card = card(manifest, reports, trained=_trained(recipe, frames), scored=frames.about)
-    if recipe.suite and rivals:
+    if recipe.suite and rivals and program() is None:
+        log.warning("SExtractor is not installed: the report goes without the scenario suite")
+    elif recipe.suite and rivals:
         beside = on_suite(manifest, network, suite, workers)
         told |= {SUITE_KEY: rounded(beside.model_dump(mode="json"))}
         on_card += f"\n## On the scenario suite\n\n{on_scenes(beside.report)}\n{tables(beside.report)}"
