@@ -12,7 +12,7 @@ from lynceus.second_look import FEATURES, evidence
 from lynceus.sky import Sky
 from lynceus.spec import Spec
 
-Feature = Literal["score", "signal", "contrast", "size", "apart"]
+Feature = Literal["score", "signal", "contrast", "size", "apart", "crowding", "evenness", "doubt"]
 
 
 class Term(Spec):

@@ -10,12 +10,12 @@ from lynceus.detections import Detections, box_about
 from lynceus.detector import Detector, DetectorSpec
 from lynceus.frame import Frame
 from lynceus.judge import JudgeSpec, Term, judge, probability
-from lynceus.second_look import FEATURES, evidence, filter_noise, filtered
+from lynceus.second_look import EVEN, FEATURES, ITS_OWN, evidence, filter_noise, filtered, of_the_frame
 from lynceus.sky import SkySpec, estimate_sky
 from lynceus.tiling import TileSpec
 from tests.fakes import FixedNetwork
 
-SCORE, SIGNAL, CONTRAST, SIZE, APART = range(len(FEATURES))
+SCORE, SIGNAL, CONTRAST, SIZE, APART, CROWDING, EVENNESS, DOUBT = range(len(FEATURES))
 LOGS = tuple(float(value) for value in np.log([1.5, 3, 6, 50]))
 SPEC = JudgeSpec(
     bias=-4.0,
@@ -112,7 +112,7 @@ def test_a_probability_never_falls_with_the_score_or_the_contrast(seed):
 
 def test_features_beyond_the_range_count_as_its_end():
     far = np.full((1, len(FEATURES)), 1e6)
-    end = np.array([[6.0, 0.0, LOGS[-1], 0.5, 0.0]])
+    end = np.array([[6.0, 0.0, LOGS[-1], 0.5, 0.0, 0.0, 0.0, 0.0]])
     assert probability(far, SPEC) == pytest.approx(probability(end, SPEC))
 
 
@@ -223,3 +223,38 @@ def test_a_manifest_without_a_judge_is_read_and_one_with_it_survives():
     spec = DetectorSpec(judge=SPEC)
     assert DetectorSpec.model_validate_json(spec.model_dump_json()) == spec
     assert "judge" in Manifest.model_fields["detector"].annotation.model_fields
+
+
+def told(scores: list[float], apart: float = 5.0, signal: float = 3.0, contrast: float = 2.9) -> np.ndarray:
+    """What a frame is like whose detections have these scores, and all else alike; by name."""
+    logits = np.log(np.array(scores) / (1 - np.array(scores)))
+    own = np.tile([0.0, signal, contrast, 0.0, np.log(apart)], (len(scores), 1))
+    own[:, SCORE] = logits
+    return dict(zip(FEATURES[len(ITS_OWN) :], of_the_frame(own), strict=True))
+
+
+def test_all_detections_of_a_frame_share_what_the_frame_is_like():
+    frame, found = scene()
+    features = evidence(frame, estimate_sky(frame, SkySpec()), found)
+    shared = features[:, len(ITS_OWN) :]
+    np.testing.assert_array_equal(shared, np.tile(of_the_frame(features[:, : len(ITS_OWN)]), (len(found), 1)))
+
+
+def test_a_frame_is_crowded_where_sure_detections_are_close_to_one_another():
+    sure = [0.9] * 20
+    assert told(sure, apart=1.5)["crowding"] == pytest.approx(np.log(10 / 1.5))
+    assert told(sure, apart=10)["crowding"] == pytest.approx(0)
+    assert told([*sure, *[0.3] * 90], apart=10)["crowding"] == pytest.approx(0)  # doubtful ones do not count
+
+
+def test_doubtful_detections_make_a_frame_doubtful_and_hopeless_ones_do_not():
+    sure = [0.9] * 20
+    assert told(sure + [0.3] * 60)["doubt"] > 0 > told(sure)["doubt"]
+    assert told(sure + [0.01] * 600) == told(sure)
+    assert told([0.3] * 100_000)["doubt"] == 2.5
+
+
+def test_a_sky_with_structure_is_uneven_and_too_few_sure_detections_do_not_tell():
+    assert told([0.9] * 20, signal=2.0, contrast=3.0)["evenness"] == pytest.approx(-1.0)
+    assert told([0.9] * 4, signal=2.0, contrast=3.0)["evenness"] == EVEN
+    assert told([0.9] * 4, apart=1)["crowding"] == 0

@@ -34,12 +34,14 @@ def _logs(*values: float) -> Knots:
 
 
 class TermPlan(Spec):
-    """A term that is to be fitted: its features, and their knots."""
+    """A term that is to be fitted: its features, and their knots; `ridge` is the plan's own where it is None."""
 
     features: tuple[Feature, ...]
     knots: tuple[Knots, ...]
+    ridge: float | None = Field(None, gt=0)
 
 
+FRAME_RIDGE = 2.0  # of what all detections of a frame share: frames are few, and their kinds far apart
 SNR_KNOTS = _logs(1.5, 2.5, 3.5, 4.5, 6, 9, 20, 100)
 PLAN = (
     TermPlan(features=("score",), knots=((-4, -2.5, -1.5, 0, 1.5, 3, 4.5, 6, 8),)),
@@ -48,6 +50,10 @@ PLAN = (
     TermPlan(features=("size",), knots=(_logs(0.5, 0.7, 0.9, 1.1, 1.4, 2, 4),)),
     TermPlan(features=("apart",), knots=(_logs(0.25, 0.5, 1, 2, 4, 10),)),
     TermPlan(features=("score", "contrast"), knots=((-3, 0, 3, 6), _logs(2, 4, 8, 50))),
+    TermPlan(features=("crowding",), knots=((0, 0.3, 1),), ridge=FRAME_RIDGE),
+    TermPlan(features=("evenness",), knots=((-1.5, -0.5, 0.5),), ridge=FRAME_RIDGE),
+    TermPlan(features=("doubt",), knots=((-1, 0, 1, 2.2),), ridge=FRAME_RIDGE),
+    TermPlan(features=("crowding", "score"), knots=((0.2, 0.6), (-3, 0, 3)), ridge=3 * FRAME_RIDGE),
 )
 
 
@@ -65,7 +71,7 @@ class CalibrateSpec(Spec):
     """
 
     plan: tuple[TermPlan, ...] = PLAN
-    ridge: float = Field(60.0, gt=0)
+    ridge: float = Field(20.0, gt=0)
     least_snr: float = LEAST_SNR
 
 
@@ -229,7 +235,8 @@ def _fit(scenes: Scenes, before: JudgeSpec | None, spec: CalibrateSpec) -> Judge
     columns = np.concatenate([np.ones((len(features), 1)), *parts], axis=1)
     lowest = [0.0 if set(one.features) & set(RISING) else -np.inf for one in spec.plan]
     bounds = np.repeat([-np.inf, *lowest], [1, *(part.shape[1] for part in parts)])
-    weights = _logistic(columns, right.astype(float), weight, spec.ridge, bounds)
+    ridges = np.repeat([0.0, *(one.ridge or spec.ridge for one in spec.plan)], [1, *(part.shape[1] for part in parts)])
+    weights = _logistic(columns, right.astype(float), weight, ridges, bounds)
     ends = np.cumsum([1, *(part.shape[1] for part in parts)])
     terms = [
         Term(features=one.features, knots=one.knots, weights=tuple(np.round(weights[first:last], 4).tolist()))
@@ -252,10 +259,8 @@ def _table(scenes: Scenes, before: JudgeSpec | None, least_snr: float) -> tuple[
     return np.concatenate(features), np.concatenate(right), np.concatenate(weight)
 
 
-def _logistic(columns: Floats, right: Floats, weight: Floats, ridge: float, lowest: Floats) -> Floats:
-    """Coefficients (K,) of a logistic regression, none below `lowest` (K,); the first is the intercept."""
-    penalty = np.full(columns.shape[1], ridge)
-    penalty[0] = 0.0
+def _logistic(columns: Floats, right: Floats, weight: Floats, penalty: Floats, lowest: Floats) -> Floats:
+    """Coefficients (K,) of a logistic regression, none below `lowest` (K,), their squares weighed by `penalty` (K,)."""
 
     def loss(coefficients: Floats) -> tuple[float, Floats]:
         total = columns @ coefficients

@@ -22,7 +22,7 @@ from training.scoring.calibrate import (
 )
 from training.tiling.exposures import LabelledExposure
 
-SCORE, SIGNAL, CONTRAST, SIZE, APART = range(len(FEATURES))
+SCORE, SIGNAL, CONTRAST, SIZE, APART, CROWDING, EVENNESS, DOUBT = range(len(FEATURES))
 
 
 def looked(seed: int, count: int = 1500, lean: float = 0.0) -> Looked:
@@ -128,3 +128,18 @@ def test_a_detector_is_calibrated_from_labelled_frames():
     again = calibrate(Detector(plain.network, with_judge), {"a": [exposure(0)], "b": [exposure(1)]})
     assert again == calibrated
     assert calibrated.f1 > 0.8
+
+
+def crowd(seed: int) -> Looked:
+    """A frame that is crowded or not, whose detections are the more often right the more crowded it is."""
+    crowding = seed % 4 / 3
+    one = looked(seed, 800, lean=-3 * crowding)
+    one.features[:, CROWDING] = crowding
+    return one
+
+
+def test_what_a_frame_is_like_counts():
+    judge = fit({name: [crowd(4 * number + one) for one in range(4)] for number, name in enumerate("abc")})
+    for seed in range(20, 24):
+        errors = calibration_errors({"": [crowd(seed)]}, judge)
+        assert errors[""].after < 0.07, seed
