@@ -188,6 +188,8 @@ class Recipe(Spec):
         Whether the bundle's scores become probabilities, and its threshold is chosen, on the scenario suite's frames
         for that, and its report tells how it does on the test frames beside SExtractor; otherwise the threshold is
         chosen on the tuning set.
+    suite_more : int
+        So many further frames of each of its scenes are drawn for that, by seeds of their own.
     start : StartSpec
         The weights before the first step.
     strategy : StrategySpec
@@ -214,6 +216,7 @@ class Recipe(Spec):
     fine: FineSpec | None = None
     trails: TrailSpec | None = None
     suite: bool = False
+    suite_more: int = Field(0, ge=0, exclude_if=lambda frames: not frames)  # younger than runs that resume
     start: StartSpec = StartSpec()
     strategy: StrategySpec = StrategySpec()
     augment: AugmentSpec = AugmentSpec()
@@ -271,6 +274,7 @@ class Recipe(Spec):
             "fine": None,
             "trails": None,
             "suite": False,
+            "suite_more": 0,
         }
         if not any(how.planted for how in phases):
             unseen["planted_set"] = ()

@@ -15,6 +15,7 @@ from training.scenes.simulate import simulate
 
 Split = Literal["tuning", "calibration", "test"]  # tuning: rivals and thresholds; calibration: scores; test: once
 SPLITS: tuple[Split, ...] = get_args(Split)
+MORE = "more"  # folder of the frames that belong to no split
 SUITE = Path(__file__).with_name("suite.toml")
 CALM: dict[str, Any] = {  # what a scenario is unless it says otherwise: nothing on the frame but sky and sources
     "snr": (1.8, 1000),
@@ -110,7 +111,11 @@ def digest(suite: Suite) -> str:
 
 def seed_of(suite: Suite, split: Split, name: str) -> int:
     """The seed of a scenario's frames, 64 bits: no small number, as the seeds of recipes are."""
-    told = hashlib.sha256(f"{suite.name}/{suite.seeds[split]}/{name}".encode()).digest()
+    return _seed(suite.name, suite.seeds[split], name)
+
+
+def _seed(*parts: object) -> int:
+    told = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(told[:8], "big")
 
 
@@ -153,6 +158,27 @@ def draw_suite(
         for one in scenarios:
             where = scenario_folder(folder, split, one.name)
             simulate(where, suite.frames[split], seed_of(suite, split, one.name), one.scene, workers)
+
+
+def draw_more(suite: Suite, folder: Path, frames: int, workers: int = 2) -> None:
+    """Draw further frames of every scenario, `more/<scenario>/`, to learn from: their seeds are no split's.
+
+    Stars are drawn through Fourier space: there are many of these frames, and nothing is scored on them.
+
+    Parameters
+    ----------
+    suite : Suite
+        The specification.
+    folder : Path
+        That of `draw_suite`.
+    frames : int
+        Of each scenario; those that are there stay as they are.
+    workers : int
+        Processes.
+    """
+    for one in suite.scenarios:
+        scene = one.scene.model_copy(update={"fourier": True})
+        simulate(folder / MORE / one.name, frames, _seed(suite.name, MORE, one.name), scene, workers)
 
 
 def _claim(note: Path, suite: Suite) -> None:

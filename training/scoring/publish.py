@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +20,7 @@ from model_store.local import LocalStore
 from training.errors import TrainingError
 from training.recipe import Recipe
 from training.scenarios.rivalry import Rivalry, compare
-from training.scenarios.suite import Split, draw_suite, read_suite, scenario_folder
+from training.scenarios.suite import MORE, Split, draw_more, draw_suite, read_suite, scenario_folder
 from training.scenarios.summary import tables
 from training.scoring.appraisal import RIVALS, appraise
 from training.scoring.calibrate import calibrate
@@ -114,7 +115,7 @@ def publish(
     frames = frames_of(recipe, run, dataset, tiles, truth)
     suite = suite or SuiteFolders()
     plain = _detector(recipe, run, frames, workers)
-    detector = calibrated(plain, suite, workers) if recipe.suite else _with_threshold(plain, frames)
+    detector = calibrated(plain, suite, workers, recipe.suite_more) if recipe.suite else _with_threshold(plain, frames)
     reports = appraise(detector, frames, before=_parent(recipe, detector), kept=run / RIVALS, rivals=rivals)
     write_report(reports, run / REPORT, title=str(ref), about=frames.about)
     manifest = Manifest(
@@ -139,7 +140,7 @@ def publish(
         return opened.push(Path(folder) / ref.name / ref.version)
 
 
-def calibrated(detector: Detector, suite: SuiteFolders, workers: int = 2) -> Detector:
+def calibrated(detector: Detector, suite: SuiteFolders, workers: int = 2, more: int = 0) -> Detector:
     """The same detector, its scores probabilities, its threshold that of the best mean F1 over the suite's scenes.
 
     Parameters
@@ -150,18 +151,24 @@ def calibrated(detector: Detector, suite: SuiteFolders, workers: int = 2) -> Det
         Gets the frames for calibration and tuning where they are not there: the more of them, the steadier the fit.
     workers : int
         Processes that draw them.
+    more : int
+        So many further frames a scene are drawn.
     """
     spec = read_suite()
     draw_suite(spec, suite.frames, NOT_SCORED, workers)
-    scenes = {one.name: _not_scored(suite, one.name, detector.spec.sky) for one in spec.scenarios}
+    if more:
+        draw_more(spec, suite.frames, more, workers)
+    scenes = {one.name: _not_scored(suite, one.name, detector.spec.sky, more) for one in spec.scenarios}
     made = calibrate(detector, scenes)
     return detector.revised(judge=made.judge, min_score=made.threshold)
 
 
-def _not_scored(suite: SuiteFolders, name: str, sky: SkySpec) -> Iterator[LabelledExposure]:
-    """The frames of one scene that nothing is scored on, one at a time."""
+def _not_scored(suite: SuiteFolders, name: str, sky: SkySpec, more: int) -> Iterator[LabelledExposure]:
+    """The frames of one scene that nothing is scored on, one at a time; `more` of the further ones."""
     for split in NOT_SCORED:
         yield from read_scenes(scenario_folder(suite.frames, split, name), sky)
+    if more:
+        yield from islice(read_scenes(suite.frames / MORE / name, sky), more)
 
 
 def on_suite(manifest: Manifest, network: Network, suite: SuiteFolders, workers: int = 2) -> Rivalry:

@@ -40,6 +40,15 @@ def test_scores_become_probabilities_on_frames_that_nothing_is_scored_on(few, tm
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["calibration", "tuning"]
 
 
+def test_further_frames_are_drawn_for_the_judge_where_they_are_asked_for(few, tmp_path):
+    detector = load_bundle(DEFAULT).detector.revised(judge=None)
+    without = calibrated(detector, SuiteFolders(frames=tmp_path), 1)
+    more = calibrated(detector, SuiteFolders(frames=tmp_path), 1, more=2)
+    assert more.spec.judge != without.spec.judge
+    assert len(list((tmp_path / "more/stars").glob("*.fits"))) == 2
+    assert calibrated(detector, SuiteFolders(frames=tmp_path), 1).spec == without.spec
+
+
 def test_the_report_of_a_version_tells_how_it_does_on_the_suite(few, tmp_path, monkeypatch):
     seen = {}
 

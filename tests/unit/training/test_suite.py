@@ -15,6 +15,7 @@ from training.scenarios.suite import (
     Scenario,
     Suite,
     digest,
+    draw_more,
     draw_suite,
     read_suite,
     scenario_folder,
@@ -134,6 +135,15 @@ def test_splits_and_scenarios_are_drawn_from_seeds_of_their_own(tmp_path):
     frames = [fits.getdata(path) for path in sorted(tmp_path.rglob("*.fits"))]
     assert len(frames) == 4
     assert all(not np.array_equal(one, other) for one, other in pairwise(frames))
+
+
+def test_further_frames_are_no_split_s(tmp_path):
+    suite = small("sparse")
+    draw_suite(suite, tmp_path, workers=1)
+    draw_more(suite, tmp_path, 2, workers=1)
+    assert len(list((tmp_path / "more/sparse").glob("*.fits"))) == 2
+    truths = [path.read_bytes() for path in tmp_path.rglob("*.ecsv")]
+    assert len(truths) == len(set(truths)) == 2 + len(SPLITS)
 
 
 def test_a_folder_of_another_suite_is_refused(tmp_path):
