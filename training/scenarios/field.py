@@ -154,17 +154,22 @@ def limits_of(field: Field, sure: Listing, stack: Floats | None, seed: int = 1) 
         Of the random places.
     """
     place, rng = field.place, np.random.default_rng(seed)
-    match = match_centres(sure.positions, sure.scores, place.positions, place.fwhm, place.aside)
     upside_down = extracted(-stack) if stack is not None else (0, 0)
     return TruthLimits(
         objects=len(place),
         upside_down=upside_down[0],
         upside_down_locally=upside_down[1],
         sure=len(sure),
-        sure_matched=float(match.right.mean()) if len(sure) else None,
+        sure_matched=sure_share(sure, place),
         unseen=1 - lit_share(field, place.positions, rng),
         chance=_chance(place, rng),
     )
+
+
+def sure_share(sure: Listing, place: Place) -> float | None:
+    """The share of some detections that have an object; None of no detections."""
+    match = match_centres(sure.positions, sure.scores, place.positions, place.fwhm, place.aside)
+    return float(match.right.mean()) if len(sure) else None
 
 
 def lit_share(field: Field, places: Floats, rng: np.random.Generator) -> float:

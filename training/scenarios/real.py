@@ -21,10 +21,21 @@ from lynceus.truth import IGNORE_FLAGS
 from lynceus.unlisted import seeing
 from training.errors import TrainingError
 from training.scenarios.chance import SHIFTS, chance_in, matched_by_chance, shifted_claims
+from training.scenarios.confirmed import completed, missing_places
 from training.scenarios.curves import Curve, claims_of, curve_of, envelope
-from training.scenarios.field import STACKED, SURE, Field, crossband_place, in_noise, limits_of, read_band, stack_of
+from training.scenarios.field import (
+    STACKED,
+    SURE,
+    Field,
+    crossband_place,
+    in_noise,
+    limits_of,
+    read_band,
+    stack_of,
+    sure_share,
+)
 from training.scenarios.listings import Listing, Pairs, Place
-from training.scenarios.real_figures import BandFigures, CatalogueFigures, Control, Finding, RealFigures
+from training.scenarios.real_figures import Against, BandFigures, CatalogueFigures, Control, Finding, RealFigures
 from training.scenarios.real_page import real_page, real_tables
 from training.scenarios.search import AREAS, COARSE, CONTRASTS, MESHES
 from training.scenarios.store import kept_listings
@@ -38,6 +49,7 @@ from training.scoring.source_extractor import SourceExtractorSettings, program
 SEXTRACTOR, SEP = "SExtractor", "sep"
 SEP_THRESHOLDS = (1.0, 1.5, 2.5)
 BANDS = ("r", "Ks", "H", "Z")
+OPTICAL, INFRARED = ("g", "i"), ("Z", "Y", "J")  # of two telescopes, each with optics of its own
 ABOUT_BANDS = {
     "r": "independent of the truth",
     "Ks": "infrared, correlated noise; independent of the truth",
@@ -130,19 +142,33 @@ def band_figures(finder: Finder, data: Path, band: str, stack: Floats | None) ->
     field = Field(scaled, fwhm, crossband_place(data, frame.shape, fwhm))
     ours, seconds = finder.find(frame, f"field-{band}")
     rivals = rival_listings(field, finder.store / f"field-{band}")
-    limits = limits_of(field, sure_detections(rivals), stack)
-    curves = {OURS: fair_curve(ours, field.place)}
-    curves |= {name: envelope([fair_curve(one, field.place) for one in some]) for name, some in rivals.items() if some}
-    counted = curve_of(claims_of([(ours, field.place)], None))
-    at = counted.at(finder.threshold)
-    allowed = (min(limits.sure_matched or 1.0, 0.99), 0.5)
+    sure = sure_detections(rivals)
+    others = [[read_band(data, one) for one in bands if one != band] for bands in (OPTICAL, INFRARED)]
+    places, missing = missing_places(field, *others)
     return BandFigures(
         about=ABOUT_BANDS.get(band, ""),
         seeing=fwhm,
         seconds=seconds,
-        limits=limits,
+        limits=limits_of(field, sure, stack),
+        extracted=against(field.place, ours, rivals, sure, finder.threshold),
+        missing=missing,
+        completed=against(completed(field.place, places, fwhm), ours, rivals, sure, finder.threshold),
+    )
+
+
+def against(
+    place: Place, ours: Listing, rivals: Mapping[str, Sequence[Listing]], sure: Listing, threshold: float
+) -> Against:
+    """All finders against one truth; `sure` are detections that nobody doubts."""
+    curves = {OURS: fair_curve(ours, place)}
+    curves |= {name: envelope([fair_curve(one, place) for one in some]) for name, some in rivals.items() if some}
+    counted = curve_of(claims_of([(ours, place)], None))
+    at, matched = counted.at(threshold), sure_share(sure, place)
+    allowed = (min(matched or 1.0, 0.99), 0.5)
+    return Against(
+        finders={name: finding_of(curve, _best_f1(name, ours, rivals, place)) for name, curve in curves.items()},
         shipped=None if at is None else (float(counted.completeness[at]), float(counted.reliability[at])),
-        finders={name: finding_of(curve, _best_f1(name, ours, rivals, field.place)) for name, curve in curves.items()},
+        sure_matched=matched,
         allowed=allowed,
         lead=lead_of(curves, allowed),
     )

@@ -1,6 +1,7 @@
 """The figures of the real tests."""
 
 from lynceus.figures import Figures
+from training.scenarios.confirmed import Missing
 from training.scenarios.field import TruthLimits
 
 
@@ -25,6 +26,30 @@ class Finding(Figures):
     curve: tuple[tuple[float, float], ...]
 
 
+class Against(Figures):
+    """Every finder against one truth.
+
+    Attributes
+    ----------
+    finders : dict of str to Finding
+        By name, ours first.
+    shipped : (float, float) or None
+        Our completeness and reliability at the shipped threshold.
+    sure_matched : float or None
+        The share of sure detections with an object: no list can be much more reliable than this.
+    allowed : (float, float)
+        The range of reliability that the truth allows: from what sure detections reach down to a half.
+    lead : (float, float)
+        Our completeness less that of the best rival over that range: the least and the mean.
+    """
+
+    finders: dict[str, Finding]
+    shipped: tuple[float, float] | None
+    sure_matched: float | None
+    allowed: tuple[float, float]
+    lead: tuple[float, float] | None
+
+
 class BandFigures(Figures):
     """One band of the field.
 
@@ -38,24 +63,21 @@ class BandFigures(Figures):
         Ours took for the frame; None where the list was kept from before.
     limits : TruthLimits
         What the truth allows.
-    shipped : (float, float) or None
-        Our completeness and reliability at the shipped threshold.
-    finders : dict of str to Finding
-        By name, ours first.
-    allowed : (float, float)
-        The range of reliability that the truth allows: from what sure detections reach down to a half.
-    lead : (float, float)
-        Our completeness less that of the best rival over that range: the least and the mean.
+    extracted : Against
+        The truth as it was extracted.
+    missing : Missing or None
+        What it lacks; None where the frames that tell are absent.
+    completed : Against or None
+        The truth with that.
     """
 
     about: str
     seeing: float
     seconds: float | None
     limits: TruthLimits
-    shipped: tuple[float, float] | None
-    finders: dict[str, Finding]
-    allowed: tuple[float, float]
-    lead: tuple[float, float] | None
+    extracted: Against
+    missing: Missing | None
+    completed: Against | None
 
 
 class Control(Figures):
