@@ -9,6 +9,9 @@ RECIPE ?= training/recipes/default.toml
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 STORE ?= $(RUN)/store
 VERSION ?= 0.1.0
+LOAD ?=
+SOAK ?=
+FUZZ_SECONDS ?= 600
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -18,7 +21,7 @@ export LYNCEUS_BUNDLE := $(BUNDLE)
 endif
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help setup demo serve test lint format bench bento train deep rival training-demo evaluate clean
+.PHONY: help setup demo serve test lint format bench load soak observability audit bento train deep rival training-demo evaluate clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -53,6 +56,21 @@ format: $(READY) ## format the code
 
 bench: $(READY) ## time service, detector, naive torchvision loop and sep side by side
 	@$(PY) -m tests.bench
+
+observability: $(READY) ## write Grafana's dashboard and the PrometheusRule anew; check and test the rules if promtool is there
+	@$(PY) deploy/observability/render.py
+	@if command -v promtool >/dev/null; then cd deploy/observability && promtool check config prometheus.yml \
+		&& promtool test rules rules.test.yaml rules-nights.test.yaml; else echo "no promtool: the rules were not checked"; fi
+
+load: $(READY) ## drive a server of its own, on this machine alone, with up to twice what it bears (LOAD="--seconds 300")
+	@$(PY) -m tests.load $(LOAD)
+
+soak: $(READY) ## the long fault suite: kills, stops, stuck, memory, disk, clients that dribble, leaks, fuzzing (half an hour)
+	@$(PY) -m tests.soak $(SOAK)
+	@$(PY) -m tests.soak.fuzz_fits --seconds $(FUZZ_SECONDS)
+
+audit: $(READY) ## look the pinned dependencies up in a database of vulnerabilities (OSV=url)
+	@$(PY) -m tests.audit $(if $(OSV),--osv "$(OSV)")
 
 bento: $(READY) ## build the Bento, serve it, POST a frame to it, stop it
 	@$(PY) -m examples.bento

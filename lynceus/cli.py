@@ -64,6 +64,10 @@ class BoxRule(StrEnum):
 
 
 Url = Annotated[str, typer.Option(envvar="LYNCEUS_URL", help="Where the service is.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", envvar="LYNCEUS_API_KEY_FILE", help="File that holds the API key of the service."),
+]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds a frame may take, retries included.")]
 Hdu = Annotated[str | None, typer.Option(help="HDU of the frame, by index or EXTNAME, or `all`.")]
 MinScore = Annotated[float | None, typer.Option(min=0, max=1, help="Lowest score.")]
@@ -79,6 +83,7 @@ File = typer.Option(exists=True, dir_okay=False)
 def detect(
     frames: Annotated[list[Path], typer.Argument(metavar="FRAME...", help="FITS files.")],
     url: Url = URL,
+    api_key_file: KeyFile = None,
     format: Annotated[Format, typer.Option(help="Of the answers.")] = Format.json,
     out: Annotated[Path | None, typer.Option(help="Folder for the answers; a file, for one frame.")] = None,
     hdu: Hdu = None,
@@ -100,7 +105,7 @@ def detect(
     targets = _targets(frames, out, format)
     query = _query(hdu, min_score, max_detections, model, measure, deadline, priority)
     failed = 0
-    with _told(), _client(url, timeout) as client, _progress(len(frames)) as advance:
+    with _told(), _client(url, timeout, api_key_file) as client, _progress(len(frames)) as advance:
         for frame, target in zip(frames, targets, strict=True):
             try:
                 answer = client.detect_as(frame, format, mask=mask, weight=weight, **query)
@@ -118,6 +123,7 @@ def evaluate(
     catalogue: Annotated[Path, typer.Argument(help="The sources in it: ASCII_HEAD, LDAC, FITS, VOTable, ECSV, CSV.")],
     detections: Annotated[Path | None, typer.Option(help="A list to score in place of the service's own.")] = None,
     url: Url = URL,
+    api_key_file: KeyFile = None,
     box_rule: Annotated[BoxRule, typer.Option(help="Boxes by the version's rule, or the catalogue's.")] = (
         BoxRule.bundle
     ),
@@ -136,7 +142,7 @@ def evaluate(
         "box_rule": box_rule.value, "ignore_flags": ignore_flags, "unlisted": unlisted, "hdu": hdu,
         "min_score": min_score, "model": model, "deadline": deadline,
     }  # fmt: skip
-    with _told(frame), _client(url, timeout) as client:
+    with _told(frame), _client(url, timeout, api_key_file) as client:
         answer = client.evaluate(frame, catalogue, detections, **query)
         if html is not None:
             write_whole(html, client.evaluation_page(frame, catalogue, detections, **query))
@@ -149,11 +155,12 @@ def evaluate(
 @app.command()
 def models(
     url: Url = URL,
+    api_key_file: KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     timeout: Timeout = 30.0,
 ) -> None:
     """List the versions that the service has loaded."""
-    with _told(), _client(url, timeout) as client:
+    with _told(), _client(url, timeout, api_key_file) as client:
         answer = client.models()
         if as_json:
             typer.echo(json.dumps(answer, indent=1))
@@ -165,6 +172,7 @@ def models(
 def watch(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Where frames arrive.")],
     url: Url = URL,
+    api_key_file: KeyFile = None,
     out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for results; else beside frames.")] = None,
     format: Annotated[Format, typer.Option(help="Of the results.")] = Format.votable,
     pattern: Annotated[list[str] | None, typer.Option(help="Of frames' names; may be repeated.")] = None,
@@ -214,7 +222,7 @@ def watch(
         query=_query(hdu, min_score, max_detections, model, measure, deadline, priority),
     )
     with _told():
-        key = os.environ.get(KEY_VARIABLE)
+        key = _key(api_key_file)
         tally = watch_folder(
             watched, lambda: AsyncClient(url, timeout=timeout, retries=0, api_key=key), metrics_port, metrics_file
         )
@@ -235,6 +243,7 @@ def compare(
     max_frames: Annotated[int | None, typer.Option(min=1, help="Draw so many of the frames.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
     allow_same: Annotated[bool, typer.Option("--allow-same", help="Compare a version with itself.")] = False,
+    api_key_file: KeyFile = None,
     timeout: Timeout = 300.0,
 ) -> None:
     """Compare two versions on real frames: PROMOTE (exit code 0), HOLD (10), ROLL BACK (20), not compared (30)."""
@@ -251,7 +260,7 @@ def compare(
         max_frames=max_frames,
         seed=seed,
         allow_same=allow_same,
-        connect=lambda endpoint: _client(endpoint.url, timeout),
+        connect=lambda endpoint: _client(endpoint.url, timeout, api_key_file),
     )
     raise typer.Exit(code)
 
@@ -297,8 +306,13 @@ def _targets(frames: Sequence[Path], out: Path | None, format: str) -> list[Path
     return list(targets)
 
 
-def _client(url: str, timeout: float) -> Client:
-    return Client(url, timeout=timeout, api_key=os.environ.get(KEY_VARIABLE))
+def _client(url: str, timeout: float, key_file: Path | None) -> Client:
+    return Client(url, timeout=timeout, api_key=_key(key_file))
+
+
+def _key(file: Path | None) -> str | Path | None:
+    """The API key, or the file that holds it; never from the command line, which every user can read."""
+    return file or os.environ.get(KEY_VARIABLE)
 
 
 @contextmanager

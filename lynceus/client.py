@@ -1,6 +1,8 @@
 """The service from Python: `Client` and, for asyncio, `AsyncClient`."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,6 +11,7 @@ from tenacity import AsyncRetrying, Retrying
 
 from lynceus.call import Call, File, checked, json_of, patience
 from lynceus.errors import RefusedError, ServiceError, UnavailableError
+from lynceus.key_file import KeyFile
 
 __all__ = ["AsyncClient", "Client", "RefusedError", "ServiceError", "UnavailableError"]
 
@@ -23,14 +26,20 @@ class _Asker:
     """What the two clients share: everything but waiting for the network."""
 
     def __init__(
-        self, url: str, timeout: float, retries: int, api_key: str | None, headers: Mapping[str, str] | None
+        self,
+        url: str,
+        timeout: float,
+        retries: int,
+        api_key: str | os.PathLike[str] | None,
+        headers: Mapping[str, str] | None,
     ) -> None:
         if not url.lower().startswith(("http://", "https://")):
             raise ServiceError(f"the address of the service must begin with http:// or https://, not {url!r}")
-        key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        key = {"Authorization": f"Bearer {api_key}"} if isinstance(api_key, str) and api_key else {}
+        auth = KeyFile(Path(api_key)) if isinstance(api_key, os.PathLike) else None
         self.timeout = timeout
         self.retries = retries
-        self._options: dict[str, Any] = {"base_url": url, "headers": {**key, **(headers or {})}}
+        self._options: dict[str, Any] = {"base_url": url, "headers": {**key, **(headers or {})}, "auth": auth}
 
     def _detect(self, frame: File, fmt: str, mask: File | None, weight: File | None, query: dict[str, Any]) -> Call:
         files = {"frame": frame, "mask": mask, "weight": weight}
@@ -59,8 +68,8 @@ class Client(_Asker):
     retries : int
         How often a call is repeated where the service cannot be reached, is full, or answers 408, 425, 429, 502, 503
         or 504. Nothing else is repeated.
-    api_key : str or None
-        Sent as `Authorization: Bearer`.
+    api_key : str, path or None
+        Sent as `Authorization: Bearer`; a path names the file that holds it, which is read for every request.
     transport : httpx.BaseTransport or None
         What carries the requests, for tests and special networks.
     headers : mapping or None
@@ -69,7 +78,9 @@ class Client(_Asker):
     Raises
     ------
     ServiceError
-        If `url` is no address of HTTP.
+        If `url` is no address of HTTP, or the file holds no key.
+    OSError
+        If that file cannot be read.
 
     Examples
     --------
@@ -84,7 +95,7 @@ class Client(_Asker):
         *,
         timeout: float = 300.0,
         retries: int = 3,
-        api_key: str | None = None,
+        api_key: str | os.PathLike[str] | None = None,
         transport: httpx.BaseTransport | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -219,7 +230,7 @@ class AsyncClient(_Asker):
         *,
         timeout: float = 300.0,
         retries: int = 3,
-        api_key: str | None = None,
+        api_key: str | os.PathLike[str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:

@@ -18,6 +18,7 @@ from lynceus.fits_file import Hdu, Limits, number, quiet, text, value
 DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 STRIP = 1 << 18  # pixels scaled at a time, so that float64 never exists for the whole frame
 MAX_TILES = 1_000_000
+MAX_FIELDS = 999  # of a table, by the standard
 HCOMPRESS_MAGIC = b"\xdd\x99"
 
 
@@ -135,6 +136,8 @@ def _check_tiles(hdu: Hdu) -> None:
     The decompressors trust what the tiles say of themselves.
     """
     damaged = FrameError(f"HDU {hdu.index} is compressed, and its table of tiles is damaged")
+    if not 0 < (number(hdu.header, "TFIELDS") or 0) <= MAX_FIELDS:  # astropy takes memory for as many as it states
+        raise damaged
     shapes = _tile_shapes(hdu)
     if len(shapes) != value(hdu.header, "NAXIS2") or not _settings_known(hdu.header):
         raise damaged

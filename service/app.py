@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -18,22 +18,27 @@ from lynceus.bundle import Bundle
 from lynceus.catalogue import SCHEMA_VERSION, Block, ModelInfo
 from lynceus.errors import LynceusError
 from service import openapi
+from service.context import note
 from service.errors import add_error_handlers
 from service.finder import Finder
 from service.formats import choose_format
 from service.front import Front
+from service.gate import Gate
 from service.keeper import check_store
+from service.keys import Keyring
 from service.metrics import Metrics
 from service.question import EvaluateQuestion, Question, read_question
 from service.refusals import BadParameterError
-from service.served import STABLE
 from service.settings import Settings
+from service.telemetry import Telemetry
 from service.watch import Stopwatch, deadline
 
 routes = APIRouter()
+open_routes = APIRouter()  # want no key, ever
+metrics_routes = APIRouter()
 
 
-def create_app(settings: Settings, bundle: Bundle | None = None) -> FastAPI:
+def create_app(settings: Settings, bundle: Bundle | None = None, nvml: Any = None) -> FastAPI:
     """Build the application; the bundle is loaded when it starts.
 
     Parameters
@@ -42,26 +47,34 @@ def create_app(settings: Settings, bundle: Bundle | None = None) -> FastAPI:
         What it may use.
     bundle : Bundle or None
         Served instead of the one in the settings: tests have no weights.
+    nvml : module or None
+        What tells of the GPUs; `pynvml` by default, which needs a driver: without one there are no GPU metrics.
     """
-    metrics = Metrics(settings.latency_buckets)
+    telemetry = Telemetry(settings, nvml)
+    metrics = telemetry.metrics
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         finder = Finder(settings, metrics, bundle)
         await finder.start()
+        telemetry.start(finder.batcher)
         app.state.finder = finder
         try:
             yield
         finally:
             await finder.close()
+            await telemetry.close()
             app.state.finder = None
 
     app = FastAPI(title="Lynceus", description=openapi.DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.settings, app.state.bundle = settings, bundle
     app.state.metrics, app.state.finder = metrics, None
-    app.include_router(routes)
+    wants_key = _gates(settings, metrics)
+    app.include_router(open_routes)
+    app.include_router(routes, dependencies=wants_key)
+    app.include_router(metrics_routes, dependencies=wants_key if settings.metrics_key else [])
     app.router.routes.append(Nowhere())
-    app.add_middleware(Front, metrics=metrics)
+    app.add_middleware(Front, metrics=metrics, tracing=telemetry.tracing)
     add_error_handlers(app)
     return app
 
@@ -70,13 +83,16 @@ async def detect(request: Request) -> Response:
     """Find the sources in a frame: a multipart form with the part `frame`, or the raw FITS file as the body."""
     start = time.perf_counter()
     finder, metrics = _finder(request), request.app.state.metrics
-    outcome, track = "internal_error", STABLE
+    outcome, priority = "internal_error", "live"
+    request.state.track = finder.settings.track  # until it is known which version the frame gets
     try:
         question, warnings = read_question(request.query_params, Question)
+        priority = question.priority
         chosen = choose_format(question.format, request.headers.get("accept"))
-        async with deadline(_seconds(question.deadline, finder.settings)):
-            blocks = _warned(await finder.answer(request, question), warnings)
-            track = blocks[0].model.track
+        async with deadline(_seconds(question.deadline, finder.settings)) as due:
+            blocks = _warned(await finder.answer(request, question, due), warnings)
+            request.state.track = track = blocks[0].model.track
+            note(track=track, model=ref_of(blocks[0].model), count=sum(len(block.sources) for block in blocks))
             encoding = Stopwatch()
             body = await asyncio.to_thread(chosen.write, blocks)
             encoding.lap("encode")
@@ -88,7 +104,8 @@ async def detect(request: Request) -> Response:
         outcome = error.code
         raise
     finally:
-        metrics.frame_seconds.labels(track, outcome).observe(time.perf_counter() - start)
+        labels = request.state.track, outcome, priority
+        metrics.frame_seconds.labels(*labels).observe(time.perf_counter() - start)
 
 
 routes.post("/detect", operation_id="detect", **openapi.DETECT)(detect)
@@ -99,8 +116,8 @@ async def evaluate(request: Request) -> Response:
     """Score a version, or somebody else's list, on a frame against a catalogue: a form with both."""
     finder = _finder(request)
     question, warnings = read_question(request.query_params, EvaluateQuestion)
-    async with deadline(_seconds(question.deadline, finder.settings)):
-        scored = await finder.evaluate(request, question)
+    async with deadline(_seconds(question.deadline, finder.settings)) as due:
+        scored = await finder.evaluate(request, question, due)
         page = question.format == "html"
         body = await asyncio.to_thread(scored.page if page else scored.json, warnings)
     return Response(body, media_type="text/html" if page else "application/json", headers=named(scored.model))
@@ -109,37 +126,51 @@ async def evaluate(request: Request) -> Response:
 routes.post("/evaluate", operation_id="evaluate", **openapi.EVALUATE)(evaluate)
 
 
-@routes.get("/models", summary="The versions that are loaded, and what the tracks point to")
+@routes.get(
+    "/models",
+    summary="The versions that are loaded, and what the tracks point to",
+    responses=openapi.refusals((401, 429, 500)),
+)
 async def models(request: Request) -> dict[str, Any]:
     """Name, version, tracks, sha256, classes and scores of every version; who set the tracks, when and why."""
     return {"schema_version": SCHEMA_VERSION, **_finder(request).keeper.described()}
 
 
-@routes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+@metrics_routes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Everything the service counts, in the text format of Prometheus."""
     batcher = _finder(request).batcher
     counted = cast(Metrics, request.app.state.metrics)
-    text = await asyncio.to_thread(counted.exposition, batcher.queue_tiles, batcher.oldest_seconds)
+    text = await asyncio.to_thread(
+        counted.exposition, batcher.queue_tiles, batcher.oldest_by_priority, batcher.stuck_seconds
+    )
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-@routes.get("/livez", summary="Liveness probe", response_class=PlainTextResponse)
+@open_routes.get("/livez", summary="Liveness probe", response_class=PlainTextResponse)
 async def livez(request: Request) -> str:
     """Whether the process can still do its work; under BentoML its own probe says the same."""
     return _probe(is_alive(request.app))
 
 
-@routes.get("/readyz", summary="Readiness probe", response_class=PlainTextResponse)
+@open_routes.get("/readyz", summary="Readiness probe", response_class=PlainTextResponse)
 async def readyz(request: Request) -> str:
     """Whether a version is loaded and warm."""
     return _probe(is_ready(request.app))
 
 
-@routes.get("/", include_in_schema=False)
+@open_routes.get("/", include_in_schema=False)
 async def index() -> Response:
     """There is nothing to see at the root yet but the documentation."""
     return RedirectResponse("docs")
+
+
+def _gates(settings: Settings, metrics: Metrics) -> list[Any]:
+    """What stands before the routes that want a key: nothing where the settings hold none."""
+    if not settings.api_keys and settings.api_keys_file is None:
+        return []
+    keyring = Keyring(settings.api_keys, settings.api_keys_file, metrics.key_failures.inc)
+    return [Depends(Gate(keyring, settings.api_key_rate, settings.api_key_burst))]
 
 
 def check_start(app: FastAPI) -> None:
@@ -203,4 +234,9 @@ def _server_timing(stages: dict[str, float]) -> dict[str, str]:
 
 def named(model: ModelInfo) -> dict[str, str]:
     """The version that made an answer, for the formats that have no place for it."""
-    return {"X-Lynceus-Model": f"{model.name}/{model.version}", "X-Lynceus-Track": model.track}
+    return {"X-Lynceus-Model": ref_of(model), "X-Lynceus-Track": model.track}
+
+
+def ref_of(model: ModelInfo) -> str:
+    """`name/version`."""
+    return f"{model.name}/{model.version}"

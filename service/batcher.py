@@ -5,6 +5,7 @@ All state belongs to the event loop; only `infer` runs in threads. So there are 
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from lynceus.detector import Found
-from lynceus.errors import DetectionError
+from lynceus.errors import DetectionError, LynceusError
 from lynceus.tiling import Tile
+from service.forecast import Need, lateness
 from service.pace import Pace
-from service.refusals import OverloadedError
+from service.refusals import DeviceFullError, OverloadedError
 from service.turns import SHADOW, Batch, Infer, Job, Priority, Turns
+from service.watchdog import StuckError, Watchdog
+
+BACKFILL_ROOM = 0.5  # of the queue: the rest is for live frames, however much backfill comes
+LEAST_SHARE = 0.1  # of the device's time that backfill may count on
+HOST_MEMORY = ("can't allocate memory", "not enough memory")  # torch's words on a CPU, in a plain RuntimeError
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +47,13 @@ class TileBatcher:
         Told of an error after which this process can do no more work.
     is_lost : callable
         Whether the device stopped answering for good; asked after a failure.
+    stuck_seconds : float
+        A batch that runs for longer will never end, and neither will this process's work.
 
     Attributes
     ----------
+    pace : Pace
+        What the work so far taught.
     owed_frames : int
         Frames admitted so far that a caller waited for.
     """
@@ -58,6 +69,7 @@ class TileBatcher:
         on_batch: Callable[[int], None] = lambda size: None,
         on_fatal: Callable[[Exception], None] = lambda error: None,
         is_lost: Callable[[], bool] | None = None,
+        stuck_seconds: float = math.inf,
     ) -> None:
         self.workers = workers
         self.max_batch_tiles = max_batch_tiles
@@ -65,7 +77,9 @@ class TileBatcher:
         self.on_batch = on_batch
         self.on_fatal = on_fatal
         self.is_lost = is_lost or cuda_is_lost
-        self._pace = Pace(max_window)
+        self.pace = Pace(max_window, workers)
+        self._watchdog = Watchdog(stuck_seconds, self._on_stuck)
+        self._fits = max_batch_tiles  # into the device's memory, as far as is known
         self._turns = Turns()
         self.owed_frames = 0
         self._open: set[Job] = set()
@@ -86,6 +100,16 @@ class TileBatcher:
         return self._turns.oldest_seconds
 
     @property
+    def oldest_by_priority(self) -> dict[str, float]:
+        """The same, of live frames and of backfill, which may wait for long and harms nobody."""
+        return self._turns.oldest_by_priority
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long the network has been at the batch that runs longest; 0 if it is idle."""
+        return self._watchdog.seconds
+
+    @property
     def alive(self) -> bool:
         """Whether tiles are still being worked on."""
         return not any(task.done() for task in self._tasks) and self._closed is None
@@ -93,6 +117,7 @@ class TileBatcher:
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self.workers)]
+        self._watchdog.start()
 
     async def close(self) -> None:
         """Admit no more, finish what is there, and stop."""
@@ -102,6 +127,7 @@ class TileBatcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self._pool.shutdown)
+        await self._watchdog.close()
 
     async def submit(
         self,
@@ -109,6 +135,7 @@ class TileBatcher:
         infer: Infer,
         priority: Priority = "live",
         started: Callable[[], None] = lambda: None,
+        due: float = math.inf,
     ) -> list[Found]:
         """Look at the tiles of one frame.
 
@@ -124,6 +151,8 @@ class TileBatcher:
             Backfill takes what live frames leave, shadow what both leave.
         started : callable
             Told when the first tile leaves the queue.
+        due : float
+            When the network must be done, in monotonic time.
 
         Returns
         -------
@@ -133,14 +162,17 @@ class TileBatcher:
         Raises
         ------
         OverloadedError
-            If there is no room for them.
+            If there is no room for them, or too little time.
+        DeviceFullError
+            If not even one of them fits into the device's memory.
         DetectionError
             If the network fails on one of them.
         """
         if priority != SHADOW:
-            self.check_room(len(tiles))
+            self.check_room(len(tiles), priority)
+            self.check_time(Need(len(tiles), due), priority)
             self.owed_frames += 1
-        job = Job(tiles, infer, asyncio.get_running_loop().create_future(), started, priority)
+        job = Job(tiles, infer, asyncio.get_running_loop().create_future(), started, priority, due)
         self._turns.add(job)
         self._open.add(job)
         self._arrived.set()
@@ -149,15 +181,45 @@ class TileBatcher:
         finally:
             self._drop(job)
 
-    def check_room(self, tiles: int = 1) -> None:
-        """Raise OverloadedError if so many tiles cannot be admitted now."""
+    def check_room(self, tiles: int = 1, priority: Priority = "live") -> None:
+        """Raise OverloadedError if so many tiles cannot be admitted now; backfill must leave room for live frames."""
         if self._closed is not None:
             raise self._closed
-        waiting = self.queue_tiles
-        excess = waiting + tiles - self.max_queue_tiles
+        backfill, room = self._turns.tiles_of("backfill"), int(BACKFILL_ROOM * self.max_queue_tiles)
+        if priority == "live":
+            waiting, most = self._turns.tiles_of("live") + min(backfill, room), self.max_queue_tiles
+        else:
+            waiting, most = self.queue_tiles, room
+        excess = waiting + tiles - most
         if waiting and excess > 0:
-            delay = min(excess, waiting) * self._pace.tile_seconds / self.workers
+            delay = min(excess, waiting) * self.pace.device_seconds
             raise OverloadedError(f"{waiting} tiles wait already, there is no room for {tiles} more", delay)
+
+    def check_time(self, need: Need, priority: Priority, coming: Sequence[tuple[Priority, Need]] = ()) -> None:
+        """Raise OverloadedError if a frame would be late, or would make one late that is admitted.
+
+        A frame that nothing is ahead of is always tried.
+
+        Parameters
+        ----------
+        need : Need
+            Of the frame.
+        priority : {"live", "backfill"}
+            Live frames are not held up by backfill; backfill has what they leave.
+        coming : sequence of (priority, Need)
+            Frames on their way to the queue.
+        """
+        live = [*self._turns.needs("live"), *(one for kind, one in coming if kind == "live")]
+        others, seconds, busy = live, self.pace.device_seconds, self._watchdog.tiles * self.pace.device_seconds
+        if priority != "live":
+            seconds /= max(1 - self.pace.live_share, LEAST_SHARE)
+            busy += sum(one.tiles for one in live) * seconds
+            others = [*self._turns.needs("backfill"), *(one for kind, one in coming if kind != "live")]
+        if not others and not live:
+            return
+        late = lateness(need, others, seconds, time.monotonic() + busy)
+        if late > 0:
+            raise OverloadedError(f"{self.queue_tiles} tiles wait already, the answer would come too late", late)
 
     async def _work(self) -> None:
         while True:
@@ -169,9 +231,9 @@ class TileBatcher:
             while not (waiting := self._turns.tiles):
                 self._arrived.clear()
                 await self._arrived.wait()
-            if waiting < self.max_batch_tiles:
-                await asyncio.sleep(self._pace.window(waiting))
-            if batch := self._turns.take(self.max_batch_tiles):  # another worker may have been faster
+            if waiting < self._fits:
+                await asyncio.sleep(self.pace.window(waiting))
+            if batch := self._turns.take(self._fits, self.pace.device_seconds):  # another worker may have been faster
                 self.on_batch(len(batch))
                 return batch
 
@@ -186,28 +248,47 @@ class TileBatcher:
         start = time.perf_counter()
         try:
             infer = batch[0][0].infer
-            found = await asyncio.get_running_loop().run_in_executor(self._pool, infer, tiles)
+            with self._watchdog.over(len(batch)):
+                found = await asyncio.get_running_loop().run_in_executor(self._pool, infer, tiles)
             for (job, index), one in zip(batch, found, strict=True):
                 job.keep(index, one)
-            self._pace.learn(time.perf_counter() - start, batch)
+            self.pace.learn(time.perf_counter() - start, batch)
+            self._fits = min(self._fits + (len(batch) == self._fits), self.max_batch_tiles)
             return []
         except Exception as error:  # whatever a frame makes the network raise, the others must not suffer
-            logger.warning("the network failed on a batch of %d tiles", len(batch), exc_info=True)
+            logger.warning(
+                "the network failed on a batch of %d tiles", len(batch), exc_info=True, extra=_requests(batch)
+            )
             error.with_traceback(None)  # it holds the batch's tensors, and a retry needs their memory
             if self.is_lost():
                 self._die(error)
                 return []
-            parts = _halves(batch) if isinstance(error, torch.OutOfMemoryError) else _frames(batch)
+            if is_out_of_memory(error):
+                return self._made_smaller(batch, error)
+            parts = _frames(batch)
             if len(parts) > 1:
                 return parts
             self._fail(batch[0][0], error)
             return []
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        failure = DetectionError("the network failed on this frame")
+    def _made_smaller(self, batch: Batch, error: Exception) -> list[Batch]:
+        """Halve a batch that did not fit, and those to come; they grow again tile by tile."""
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()  # what is cached in pieces of the wrong size
+        self._fits = max(len(batch) // 2, 1)
+        if len(batch) > 1:
+            return _halves(batch)
+        self._fail(batch[0][0], error, DeviceFullError("a tile does not fit into the memory of the network's device"))
+        return []
+
+    def _fail(self, job: Job, error: Exception, failure: LynceusError | None = None) -> None:
+        failure = failure or DetectionError("the network failed on this frame")
         failure.__cause__ = error
         job.fail(failure)
         self._drop(job)
+
+    def _on_stuck(self, seconds: float) -> None:
+        self._die(StuckError(f"the network has been at one batch for {seconds:.0f} s"))
 
     def _die(self, error: Exception) -> None:
         """Give everything up: the device is lost to this process."""
@@ -230,6 +311,17 @@ def cuda_is_lost() -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device, or the host, had no memory left."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(one in words for one in HOST_MEMORY)
+
+
+def _requests(batch: Batch) -> dict[str, list[str]]:
+    """The ids of the requests that a batch is for; this code works for all of them at once."""
+    return {"request_ids": sorted({job.request_id for job, _ in batch if job.request_id})}
 
 
 def _halves(batch: Batch) -> list[Batch]:

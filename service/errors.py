@@ -16,14 +16,18 @@ from service.refusals import (
     ClientGoneError,
     DeadlineError,
     OverloadedError,
+    RateLimitedError,
     SlowUploadError,
+    UnauthorizedError,
     UnknownModelError,
 )
 
 PROBLEM = "application/problem+json"
+CHALLENGE = 'Bearer realm="lynceus"'  # RFC 6750
 CLIENT_GONE = 499  # nginx's; nobody reads it but the metrics
 STATUSES: dict[type[LynceusError], int] = {
     BadParameterError: 400,
+    UnauthorizedError: 401,
     UnknownModelError: 404,
     FormatError: 406,
     SlowUploadError: 408,
@@ -32,19 +36,22 @@ STATUSES: dict[type[LynceusError], int] = {
     FrameError: 422,
     CatalogueError: 422,
     ClientGoneError: CLIENT_GONE,
+    RateLimitedError: 429,
     OverloadedError: 503,
     DeadlineError: 504,
 }
 MEANINGS = {
     400: "A parameter or part of the request makes no sense",
+    401: "No API key, or an unknown one, where the server asks for keys",
     404: "No such version or track",
     406: "No such format",
     408: "The upload was too slow",
     413: "The upload, or what is in it, passes a limit",
     415: "Not FITS",
     422: "FITS, but no usable frame; or a catalogue that cannot be read or does not fit the frame",
+    429: "The API key asks too often; see Retry-After",
     500: "The server failed",
-    503: "No room now; see Retry-After",
+    503: "No room now, in the queue, in memory or on disk, or no time for it; see Retry-After",
     504: "The deadline passed",
 }
 """What each status means, for the OpenAPI page."""
@@ -66,7 +73,8 @@ def add_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         phrase = HTTPStatus(error.status_code).phrase
         detail = f"{phrase}: {request.method} {request.url.path[:100]}"
-        return problem(request, error.status_code, phrase.lower().replace(" ", "_"), detail, dict(error.headers or {}))
+        headers = dict(error.headers or {}) | (_allowed(app, request) if error.status_code == 405 else {})
+        return problem(request, error.status_code, phrase.lower().replace(" ", "_"), detail, headers)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -86,6 +94,13 @@ def problem(request: Request, status: int, code: str, detail: str, headers: dict
     return Response(orjson.dumps(body), status, headers, PROBLEM)
 
 
+def _allowed(app: FastAPI, request: Request) -> dict[str, str]:
+    """All methods of a path: the framework names those of its first route alone."""
+    route = getattr(request.scope.get("route"), "path", "")
+    methods = app.openapi()["paths"].get(route, {})
+    return {"Allow": ", ".join(sorted(map(str.upper, methods)))} if methods else {}
+
+
 def _title(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
@@ -94,7 +109,9 @@ def _title(status: int) -> str:
 
 
 def _headers(error: LynceusError) -> dict[str, str]:
-    if isinstance(error, OverloadedError):
+    if isinstance(error, UnauthorizedError):
+        return {"WWW-Authenticate": CHALLENGE + (', error="invalid_token"' if error.presented else "")}
+    if isinstance(error, OverloadedError | RateLimitedError):
         return {"Retry-After": str(max(1, round(error.retry_after + 0.5)))}
     if isinstance(error, SlowUploadError):
         return {"Connection": "close"}  # the rest of the upload must not be waited for

@@ -1,6 +1,7 @@
 """A frame and a catalogue to figures: the way of one `/evaluate`, one stage a line."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -120,17 +121,19 @@ class Evaluator:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
 
-    async def evaluate(self, served: Served, upload: Upload, question: EvaluateQuestion) -> Evaluated:
+    async def evaluate(
+        self, served: Served, upload: Upload, question: EvaluateQuestion, due: float = math.inf
+    ) -> Evaluated:
         """Score one frame; the upload's files are gone once they are read."""
         watch = Stopwatch()
         catalogue, detections = upload.read("catalogue") or b"", upload.read("detections")
-        opened = await self.pipeline.open(served, upload, _one_hdu(question.hdu), watch)
+        opened = await self.pipeline.open(served, upload, _one_hdu(question.hdu), watch, question.priority)
         [frame], [cut] = opened.frames, opened.cuts
         spec = served.detector.spec
         truth = await asyncio.to_thread(lay_over, catalogue, frame, cut.sky, spec.measure, question)
         watch.lap("truth")
         if detections is None:
-            [looked] = await self.pipeline.look(served, opened, question.priority, watch)
+            [looked] = await self.pipeline.look(served, opened, question.priority, watch, due)
             claimed = Claimed(looked.detections, spec.min_score, warnings_of(looked, spec.min_score))
         else:
             claimed = await asyncio.to_thread(claimed_in, detections, frame, spec.measure, question)

@@ -11,19 +11,21 @@ from starlette.requests import Request
 
 from lynceus.bundle import Bundle
 from lynceus.catalogue import Block
+from service.admission import Admission
 from service.batcher import TileBatcher
+from service.context import note, stage
 from service.evaluator import Evaluated, Evaluator
 from service.flights import Flights
 from service.frames import Pipeline
 from service.keeper import Keeper
 from service.metrics import Metrics
-from service.question import EvaluateQuestion, Question
-from service.refusals import OverloadedError
+from service.question import Asked, EvaluateQuestion, Question
+from service.refusals import DeviceFullError, OverloadedError
 from service.served import Served
 from service.settings import Settings
 from service.shadow import Shadow
 from service.tidy import Tidier
-from service.upload import DETECT_PARTS, EVALUATE_PARTS, Upload, receive
+from service.upload import DETECT_PARTS, EVALUATE_PARTS, Upload, free_bytes, receive, stated_bytes
 from service.watch import Stopwatch, unless_gone
 
 FATAL_STATUS = 70  # exit status of the process: EX_SOFTWARE
@@ -52,10 +54,10 @@ class Finder:
         self.metrics = metrics
         self.keeper = Keeper(settings, metrics, bundle)
         self.batcher = self._batcher()
+        self.admission = Admission(self.batcher, settings.max_uploads, settings.disk_reserve, free_bytes)
         self.pipeline = Pipeline(self.batcher, settings, metrics)
         self.evaluator = Evaluator(self.pipeline)
         self._flights: Flights[Any] = Flights()
-        self._uploads = 0
         self._tidier = Tidier()
         self.shadow = Shadow(
             self.pipeline, settings, metrics, canary=lambda: self.keeper.lineup.other, busy=self.is_busy
@@ -76,10 +78,10 @@ class Finder:
 
     def is_busy(self) -> bool:
         """Whether a caller waits for anything."""
-        return self._uploads > 0 or len(self._flights) > 0
+        return len(self.admission) > 0 or len(self._flights) > 0
 
-    async def answer(self, request: Request, question: Question) -> list[Block]:
-        """Receive a request's files and find the sources in them; one block a frame.
+    async def answer(self, request: Request, question: Question, due: float) -> list[Block]:
+        """Receive a request's files and find the sources in them until `due`, in monotonic time; one block a frame.
 
         Raises
         ------
@@ -87,12 +89,14 @@ class Finder:
             For whatever reason there is no answer.
         """
         asked = self.keeper.lineup.asked(question.model)
-        upload = await self._receive(request, DETECT_PARTS, ("frame",))
+        upload = await self._receive(request, DETECT_PARTS, ("frame",), question, due)
         served = asked or self.keeper.lineup.drawn(upload.sha256, self.settings.canary_traffic)
-        work = partial(self._find, served, upload, question, drawn=asked is None)
+        request.state.track = served.track  # for the metrics, should it fail
+        note(track=served.track, model=served.ref)
+        work = partial(self._find, served, upload, question, due, drawn=asked is None)
         return await self._fly(request, upload, (served.track, served.ref, question.work), work)
 
-    async def evaluate(self, request: Request, question: EvaluateQuestion) -> Evaluated:
+    async def evaluate(self, request: Request, question: EvaluateQuestion, due: float) -> Evaluated:
         """Receive a frame and a catalogue, and score a version, or somebody else's list, against it.
 
         Raises
@@ -101,34 +105,40 @@ class Finder:
             For whatever reason there is no answer.
         """
         served = self.keeper.lineup.asked(question.model) or self.keeper.lineup.stable
-        upload = await self._receive(request, EVALUATE_PARTS, ("frame", "catalogue"))
-        work = partial(self.evaluator.evaluate, served, upload, question)
+        note(track=served.track, model=served.ref)
+        upload = await self._receive(request, EVALUATE_PARTS, ("frame", "catalogue"), question, due)
+        work = partial(self.evaluator.evaluate, served, upload, question, due)
         return await self._fly(request, upload, (served.track, served.ref, question), work)
 
-    async def _find(self, served: Served, upload: Upload, question: Question, *, drawn: bool) -> list[Block]:
+    async def _find(
+        self, served: Served, upload: Upload, question: Question, due: float, *, drawn: bool
+    ) -> list[Block]:
         watch = Stopwatch()
-        opened = await self.pipeline.open(served, upload, question.hdu, watch)
+        opened = await self.pipeline.open(served, upload, question.hdu, watch, question.priority)
         stable = self.keeper.lineup.stable
         try:
-            blocks = await self.pipeline.find(served, opened, question, watch)
+            blocks = await self.pipeline.find(served, opened, question, watch, due)
         except Exception as error:
-            if not drawn or served.bundle is stable.bundle or isinstance(error, OverloadedError):
+            if not drawn or served.bundle is stable.bundle or type(error) is OverloadedError:
                 raise
             logger.exception("the canary %s failed on a frame, which stable %s gets", served.ref, stable.ref)
             self.metrics.canary_frames.labels("failed").inc()
-            opened = await self.pipeline.reopen(stable, opened.frames, watch)
-            return await self.pipeline.find(stable, opened, question, watch)
+            opened = await self.pipeline.reopen(stable, opened.frames, watch, question.priority)
+            return await self.pipeline.find(stable, opened, question, watch, due)
         if served.bundle is stable.bundle:
             self.shadow.offer(upload.sha256, blocks, question)
         return blocks
 
-    async def _receive(self, request: Request, parts: Sequence[str], required: Sequence[str]) -> Upload:
+    async def _receive(
+        self, request: Request, parts: tuple[str, ...], required: Sequence[str], question: Asked, due: float
+    ) -> Upload:
         """Receive the files of a request, unless there is no room for it: nothing is then read or decoded in vain."""
-        self.batcher.check_room()
-        upload = self._open_upload(parts)
         limits = self.settings
+        stated = stated_bytes(request, limits.max_upload_bytes)
+        upload = self.admission.open(parts, stated, due, question.priority)
         try:
-            await receive(request, upload, limits.max_upload_bytes, limits.upload_timeout, required)
+            with stage("upload"):
+                await receive(request, upload, limits.max_upload_bytes, limits.upload_timeout, required)
         except BaseException:
             upload.close()
             raise
@@ -141,17 +151,10 @@ class Finder:
         try:
             with self._flights.board((upload.key, what), work, upload.close) as answer:
                 return await unless_gone(request, answer)
+        except MemoryError:
+            raise DeviceFullError("the server has no memory left for this frame") from None
         finally:
             self._tidier.note()
-
-    def _open_upload(self, parts: Sequence[str]) -> Upload:
-        if self._uploads >= self.settings.max_uploads:
-            raise OverloadedError(f"{self._uploads} uploads are in progress, and no more are taken")
-        self._uploads += 1
-        return Upload(self._upload_closed, parts)
-
-    def _upload_closed(self) -> None:
-        self._uploads -= 1
 
     def _batcher(self) -> TileBatcher:
         settings = self.settings
@@ -164,10 +167,11 @@ class Finder:
             max_window=settings.max_window,
             on_batch=self.metrics.count_batch,
             on_fatal=_exit_soon,
+            stuck_seconds=settings.stuck_seconds,
         )
 
 
 def _exit_soon(error: Exception) -> None:
-    """End the process: after a sticky CUDA error only a new one works, and a supervisor starts it."""
-    logger.critical("the device is lost, the server exits", exc_info=error)
+    """End the process: after a sticky CUDA error, or stuck, only a new one works, and a supervisor starts it."""
+    logger.critical("the device is lost or stuck, the server exits with status %d", FATAL_STATUS, exc_info=error)
     Timer(FATAL_DELAY, os._exit, (FATAL_STATUS,)).start()

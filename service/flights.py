@@ -5,12 +5,15 @@ from collections.abc import Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from service.context import Notes, shared_work, wait_for
+
 T = TypeVar("T")
 
 
 class _Flight(Generic[T]):
-    def __init__(self, task: asyncio.Task[T]) -> None:
+    def __init__(self, task: asyncio.Task[T], notes: Notes) -> None:
         self.task = task
+        self.notes = notes
         self.waiters = 0
 
 
@@ -48,10 +51,12 @@ class Flights(Generic[T]):
         """
         flight = self._open.get(key)
         if flight is None:
-            flight = self._open[key] = _Flight(asyncio.create_task(work()))
+            with shared_work() as notes:
+                flight = self._open[key] = _Flight(asyncio.create_task(work()), notes)
             flight.task.add_done_callback(lambda task: release())
         else:
             release()
+        wait_for(flight.notes)
         flight.waiters += 1
         answer = asyncio.shield(flight.task)
         try:

@@ -1,6 +1,7 @@
 """An upload to frames, and frames to blocks of sources: the pipeline of one request, one stage a line."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,15 +17,18 @@ from lynceus.frame import Frame, read_frame, read_frames, read_plane
 from lynceus.measure import FrameSummary, Sources, measure, summarise, unmeasured
 from lynceus.on_trails import OnTrail
 from service.batcher import TileBatcher
+from service.context import note
 from service.metrics import Metrics
 from service.question import Question
 from service.served import Served
 from service.settings import Settings
-from service.turns import Priority
+from service.slots import Slots
+from service.turns import SHADOW, Priority
 from service.upload import Upload
 from service.watch import Stopwatch
 
 ALL = "all"  # HDUs
+BEFORE, AFTER = ("decode", "tile"), ("merge", "measure")  # stages around the network
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,11 @@ class Opened:
 
     frames: Sequence[Frame]
     cuts: Sequence[Cut]
+
+    @property
+    def tiles(self) -> int:
+        """How many the network must see."""
+        return sum(len(cut.all_tiles) for cut in self.cuts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,24 +91,33 @@ class Pipeline:
         self.batcher = batcher
         self.settings = settings
         self.metrics = metrics
-        self._decoding = asyncio.Semaphore(settings.max_decodes)
+        self._decoding = Slots(settings.max_decodes)
+        self._measuring = Slots(max(2, settings.cores))
 
-    async def open(self, served: Served, upload: Upload, hdu: str | None, watch: Stopwatch) -> Opened:
+    async def open(
+        self, served: Served, upload: Upload, hdu: str | None, watch: Stopwatch, priority: Priority = "live"
+    ) -> Opened:
         """Read every frame asked for, under the masks that came with it, and make it ready for a version."""
-        async with self._decoding:
+        async with self._decoding.taken(priority):
             frames = await asyncio.to_thread(self._decode, upload, hdu)
             upload.close()
             watch.lap("decode")
-            return await self._cut(served, frames, watch)
+            opened = await self._cut(served, frames, watch)
+        self.batcher.pace.learn_size(opened.tiles, upload.size)
+        return opened
 
-    async def reopen(self, served: Served, frames: Sequence[Frame], watch: Stopwatch) -> Opened:
+    async def reopen(
+        self, served: Served, frames: Sequence[Frame], watch: Stopwatch, priority: Priority = SHADOW
+    ) -> Opened:
         """Make frames ready for another version."""
-        async with self._decoding:
+        async with self._decoding.taken(priority):
             return await self._cut(served, frames, watch)
 
-    async def find(self, served: Served, opened: Opened, question: Question, watch: Stopwatch) -> list[Block]:
-        """Find the sources in frames that were made ready for this version."""
-        looked = await self.look(served, opened, question.priority, watch)
+    async def find(
+        self, served: Served, opened: Opened, question: Question, watch: Stopwatch, due: float = math.inf
+    ) -> list[Block]:
+        """Find the sources in frames that were made ready for this version, until `due` in monotonic time."""
+        looked = await self.look(served, opened, question.priority, watch, due)
         blocks = await self.publish(served, opened, looked, question, watch)
         self._count(served.track, watch, blocks, looked)
         return blocks
@@ -109,14 +127,18 @@ class Pipeline:
     ) -> list[Block]:
         """Measure what is worth it of all that was found."""
         kept = [self._keep(one.detections, served, question) for one in looked]
-        measured = await asyncio.to_thread(self._measure, opened.frames, kept, looked, served, question)
+        async with self._measuring.taken(question.priority):
+            measured = await asyncio.to_thread(self._measure, opened.frames, kept, looked, served, question)
         watch.lap("measure")
         return self._blocks(opened.frames, looked, kept, measured, served, watch)
 
-    async def look(self, served: Served, opened: Opened, priority: Priority, watch: Stopwatch) -> list[Looked]:
-        """Show the frames to a version's network."""
+    async def look(
+        self, served: Served, opened: Opened, priority: Priority, watch: Stopwatch, due: float = math.inf
+    ) -> list[Looked]:
+        """Show the frames to a version's network; what comes after it must be done by `due` too."""
         detector, cuts = served.detector, opened.cuts
-        found = await self._infer(cuts, detector, priority, watch)
+        due -= opened.tiles * self.batcher.pace.after_seconds
+        found = await self._infer(cuts, detector, priority, watch, due)
         watch.lap("infer")
         joined = await asyncio.to_thread(lambda: list(map(detector.joined, cuts, found)))
         watch.lap("merge")
@@ -152,11 +174,13 @@ class Pipeline:
         return read_plane(data, frame.shape, limits=self.settings.limits)
 
     async def _infer(
-        self, cuts: Sequence[Cut], detector: Detector, priority: Priority, watch: Stopwatch
+        self, cuts: Sequence[Cut], detector: Detector, priority: Priority, watch: Stopwatch, due: float
     ) -> list[list[Found]]:
         """Show the network the tiles of all frames at once, so that they are admitted all or none."""
         tiles = [tile for cut in cuts for tile in cut.all_tiles]
-        found = await self.batcher.submit(tiles, detector.infer, priority, started=partial(watch.lap, "queue"))
+        note(tiles=len(tiles))
+        begun = partial(watch.lap, "queue")
+        found = await self.batcher.submit(tiles, detector.infer, priority, started=begun, due=due)
         ends = accumulate((len(cut.all_tiles) for cut in cuts), initial=0)
         return [found[start:end] for start, end in pairwise(ends)]
 
@@ -190,6 +214,8 @@ class Pipeline:
         for block in blocks:
             self.metrics.detections.labels(track).observe(len(block.sources))
         self.metrics.capped.inc(sum(one.capped for one in looked))
+        before, after = (sum(watch.seconds.get(stage, 0.0) for stage in stages) for stages in (BEFORE, AFTER))
+        self.batcher.pace.learn_frame(sum(len(one.cut.all_tiles) for one in looked), before, after)
 
     def _blocks(
         self,

@@ -6,6 +6,8 @@ import bentoml
 from fastapi import FastAPI
 
 from service.app import check_start, is_alive, is_ready
+from service.logs import configure_logs
+from service.protocol import use_impatient_protocol
 from service.settings import Settings
 
 
@@ -19,21 +21,28 @@ def hosted(app: FastAPI, settings: Settings) -> Any:
     settings : Settings
         The application's.
     """
+    use_impatient_protocol(settings.header_timeout)
 
     @bentoml.service(
         name="lynceus",
         workers=1,  # one process owns the queue
         traffic={"timeout": settings.request_timeout},  # BentoML's own, upload included, must not come first
         metrics={"enabled": False},  # its endpoint label has no bound; ours are at the same place
+        logging={"access": {"enabled": False}},  # a request has one line, which is ours
     )
     @bentoml.asgi_app(app, path="/")
     class Lynceus:
         """POST a telescope frame, get every astronomical source in it back."""
 
+        def __init__(self) -> None:
+            """Take over the log of a worker before it says anything."""
+            configure_logs(settings)
+
         @bentoml.on_deployment  # type: ignore[untyped-decorator]
         @staticmethod
         def check() -> None:
             """Refuse to start while `bentoml serve` can still exit; a worker that fails later is only respawned."""
+            configure_logs(settings)
             check_start(app)
 
         async def __is_alive__(self) -> bool:

@@ -63,7 +63,7 @@ class Keeper:
             If stable cannot be loaded.
         """
         if self._given is not None or self.settings.bundle is not None:
-            self._put(STABLE, Served(await asyncio.to_thread(self._load_one)))
+            self._put(STABLE, Served(await asyncio.to_thread(self._load_one), self._track_of(STABLE)))
             return
         self._store = await asyncio.to_thread(store_of, self.settings)
         await self._start_from(self._store)
@@ -107,9 +107,9 @@ class Keeper:
         tracks = await asyncio.to_thread(store.tracks)
         ref = wanted_version(STABLE, self.settings, tracks)
         if ref is None:
-            raise StoreError(f"the store has no track {self.settings.stable!r}")
+            raise StoreError(f"the store has no track {self.settings.main_name!r}")
         try:
-            self._put(STABLE, Served(await asyncio.to_thread(self._load, ref, tracks)))
+            self._put(STABLE, Served(await asyncio.to_thread(self._load, ref, tracks), self._track_of(STABLE)))
         except Exception:
             self.metrics.load_failures.inc()
             raise
@@ -142,8 +142,8 @@ class Keeper:
             return
         self.warnings.pop(role, None)
         self._failed.pop(str(ref), None)
-        self._put(role, Served(bundle, role))
-        logger.info("%s is now %s", role, ref)
+        self._put(role, Served(bundle, self._track_of(role)))
+        logger.info("%s is now %s", self._track_of(role), ref)
 
     def _load(self, ref: Ref, tracks: dict[str, Track]) -> Bundle:
         """A version, from memory if another role has it; what a track pins must be what is there."""
@@ -169,11 +169,17 @@ class Keeper:
             self.metrics.load_failures.inc()
             raise
 
+    def _track_of(self, role: str) -> str:
+        """What a role is called: on a server that is the canary, who answers everybody is the canary."""
+        return self.settings.track if role == STABLE else role
+
     def _put(self, role: str, served: Served | None) -> None:
         before = None if self._lineup is None else self._lineup.on_track(role)
         for one, value in ((before, 0), (served, 1)):
             if one is not None:
-                self.metrics.model.labels(one.info.name, one.info.version, role, one.sha256).set(value)
+                self.metrics.model.labels(one.info.name, one.info.version, one.track, one.sha256).set(value)
+        if served is not None:
+            self.metrics.expect_frames(served.track)
         if self._lineup is None:
             assert served is not None
             self._lineup = Lineup(served)
@@ -189,8 +195,9 @@ class Keeper:
         now = self.lineup.on_track(role)
         kept = f"{now.ref} stays" if now else "nothing is in its place"
         reason = str(error) if isinstance(error, LynceusError) else type(error).__name__
-        logger.error("%s could not be loaded for %s; %s", ref, role, kept, exc_info=error)
-        self._warn(role, f"{ref} could not be loaded for {role}, {kept}: {reason}")
+        track = self._track_of(role)
+        logger.error("%s could not be loaded for %s; %s", ref, track, kept, exc_info=error)
+        self._warn(role, f"{ref} could not be loaded for {track}, {kept}: {reason}")
 
     def _warn(self, about: str, text: str) -> None:
         if self.warnings.get(about) != text:
@@ -213,14 +220,14 @@ def store_of(settings: Settings) -> Store:
 
 
 def check_store(settings: Settings) -> None:
-    """Raise LynceusError if there is nothing to serve as stable; nothing is loaded yet."""
+    """Raise LynceusError if there is nothing to serve; nothing is loaded yet."""
     if settings.bundle is not None:
         read_manifest(settings.bundle)
         return
     store = store_of(settings)
     ref = wanted_version(STABLE, settings, store.tracks())
     if ref is None:
-        raise StoreError(f"the store has no track {settings.stable!r}")
+        raise StoreError(f"the store has no track {settings.main_name!r}")
     store.fetch(ref)
 
 
@@ -232,7 +239,7 @@ def wanted_version(role: str, settings: Settings, tracks: dict[str, Track]) -> R
     StoreError
         If what the settings name is no version.
     """
-    name = settings.stable if role == STABLE else settings.canary
+    name = settings.main_name if role == STABLE else settings.other_name
     if "/" in name:
         return Ref.parse(name)
     track = tracks.get(name)

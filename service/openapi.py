@@ -1,5 +1,6 @@
 """What the OpenAPI page says of `/detect` and `/evaluate`; parameters, formats and figures come from the code."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from lynceus.catalogue import COLUMNS, FORMATS
@@ -15,6 +16,8 @@ Positions: `x, y` are 0-based pixel *centres*: the first pixel is at (0, 0). A `
 VOTable, FITS, LDAC, SExtractor and DS9 count 1-based, as is the custom there: `X_IMAGE` is `x + 1`.
 
 `ra, dec` are ICRS degrees, null without a usable WCS. Parameter names may be in any case.
+
+Every answer carries `X-Request-ID`: the request's own, where it is up to 64 letters, digits and `_ . : -`.
 """
 
 _FILE = {"type": "string", "contentMediaType": "application/fits"}
@@ -33,6 +36,7 @@ _EVALUATE_BODY = {
             "schema": {
                 "type": "object",
                 "required": ["frame", "catalogue"],
+                "additionalProperties": False,
                 "properties": _FRAME_PARTS
                 | {
                     "catalogue": _TABLE | {"description": f"What is there: {_TABLE_FORMATS}."},
@@ -50,6 +54,7 @@ _BODY = {
             "schema": {
                 "type": "object",
                 "required": ["frame"],
+                "additionalProperties": False,
                 "properties": _FRAME_PARTS,
             }
         },
@@ -104,15 +109,22 @@ def _bodies() -> dict[str, Any]:
     return bodies | {"application/json": {"schema": _ANSWER}}
 
 
+_SECONDS = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+_HEADERS = {401: {"WWW-Authenticate": {"schema": {"type": "string"}}}, 429: _SECONDS, 503: _SECONDS}
+
+
+def refusals(statuses: Iterable[int] = MEANINGS) -> dict[int | str, dict[str, Any]]:
+    """What an answer with one of these statuses is, as FastAPI takes it."""
+    content = {PROBLEM: {"schema": _PROBLEM}, VOTABLE: {}}
+    return {
+        status: {"description": MEANINGS[status], "content": content}
+        | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
+        for status in statuses
+    }
+
+
 def _answers(what: str, bodies: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    responses: dict[int | str, dict[str, Any]] = {200: {"description": what, "content": bodies}}
-    for status, meaning in MEANINGS.items():
-        responses[status] = {
-            "description": meaning,
-            "content": {PROBLEM: {"schema": _PROBLEM}, VOTABLE: {}},
-        }
-    responses[503]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
-    return responses
+    return {200: {"description": what, "content": bodies}} | refusals()
 
 
 DETECT: dict[str, Any] = {
@@ -134,9 +146,16 @@ def _without_references(schema: dict[str, Any]) -> dict[str, Any]:
             return value
         if "$ref" in value:
             return resolved(definitions[value["$ref"].rpartition("/")[2]])
-        return {key: resolved(one) for key, one in value.items()}
+        return _without_tuples({key: resolved(one) for key, one in value.items()})
 
     return {key: resolved(value) for key, value in schema.items()}
+
+
+def _without_tuples(schema: dict[str, Any]) -> dict[str, Any]:
+    """A tuple of equal things as a list of a fixed length, which more tools understand."""
+    kinds = schema.pop("prefixItems", [])
+    assert all(kind == kinds[0] for kind in kinds)
+    return schema | ({"items": kinds[0]} if kinds else {})
 
 
 _FIGURES = {

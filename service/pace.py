@@ -1,13 +1,21 @@
-"""What the batches so far taught: the time a tile takes, and whether to expect company."""
+"""What the work so far taught: the time a tile takes, what goes before and after it, and whether to expect company."""
 
-from service.turns import Batch
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from statistics import median
+
+from service.turns import SHADOW, Batch
 
 WINDOW_SHARE = 0.2  # of the time the tiles at hand will take, so that a lone frame hardly notices the wait
-SMOOTHING = 0.2  # weight of the newest batch
+BATCHES, FRAMES = 32, 32  # that the averages are over
+OUTLIER = 4.0  # times the median: one stall must not turn frames away for the next minute
+MEMORY = 30.0  # seconds in which the share of the live frames is forgotten
 
 
 class Pace:
-    """The measured speed of the network, and how long a batch that is not full should wait.
+    """The measured speed of the network and of what surrounds it, and how long a batch that is not full should wait.
 
     The time is that of the network alone. Learning the queueing delay as well, as BentoML's
     batcher does, makes a lone frame wait for a burst that is long over.
@@ -16,20 +24,76 @@ class Pace:
     ----------
     max_window : float
         Longest wait, in seconds.
+    workers : int
+        Batches that run at once.
+
+    Attributes
+    ----------
+    tile_seconds : float
+        A tile's share of a batch's time; 0 until something is known.
+    before_seconds, after_seconds : float
+        Decoding, and merging and measuring, a tile.
+    tiles_per_byte : float
+        Of an upload.
     """
 
-    def __init__(self, max_window: float) -> None:
+    def __init__(self, max_window: float, workers: int = 1) -> None:
         self.max_window = max_window
-        self.tile_seconds = 0.0
+        self.workers = workers
+        self.tile_seconds = self.before_seconds = self.after_seconds = self.tiles_per_byte = 0.0
         self._company = 0.0
+        self._batches: deque[tuple[float, float]] = deque(maxlen=BATCHES)
+        self._before: deque[tuple[float, float]] = deque(maxlen=FRAMES)
+        self._after: deque[tuple[float, float]] = deque(maxlen=FRAMES)
+        self._sizes: deque[tuple[float, float]] = deque(maxlen=FRAMES)
+        self._live_seconds, self._live_at = 0.0, time.monotonic()
+
+    @property
+    def device_seconds(self) -> float:
+        """How long a tile keeps those behind it waiting: all workers share the queue."""
+        return self.tile_seconds / self.workers
+
+    @property
+    def live_share(self) -> float:
+        """Share of the device's time that live frames took lately."""
+        faded = self._live_seconds * math.exp((self._live_at - time.monotonic()) / MEMORY)
+        return min(faded / (MEMORY * self.workers), 1.0)
 
     def learn(self, seconds: float, batch: Batch) -> None:
         """Take a finished batch into account; company is expected after company, and soon forgotten."""
-        latest = seconds / len(batch)
-        self.tile_seconds += (SMOOTHING if self.tile_seconds else 1.0) * (latest - self.tile_seconds)
-        shared = len({job for job, _ in batch}) > 1
-        self._company = 1.0 if shared else self._company / 2
+        jobs = {job for job, _ in batch}
+        self._company = 1.0 if len(jobs) > 1 else self._company / 2
+        if any(job.priority == SHADOW for job in jobs):
+            return  # another network, which no caller waits for
+        self._batches.append((seconds, len(batch)))
+        self.tile_seconds = typical_ratio(self._batches)
+        self._note_live(seconds * sum(job.priority == "live" for job, _ in batch) / len(batch))
+
+    def learn_frame(self, tiles: int, before: float, after: float) -> None:
+        """Take a finished frame into account: the seconds before its tiles were queued, and after the last was seen."""
+        self._before.append((before, tiles))
+        self._after.append((after, tiles))
+        self.before_seconds, self.after_seconds = typical_ratio(self._before), typical_ratio(self._after)
+
+    def learn_size(self, tiles: int, upload_bytes: int) -> None:
+        """Take into account how many tiles an upload held."""
+        self._sizes.append((tiles, upload_bytes))
+        self.tiles_per_byte = typical_ratio(self._sizes)
 
     def window(self, tiles: int) -> float:
         """How long so few tiles should wait for more, in seconds."""
         return self._company * min(self.max_window, WINDOW_SHARE * self.tile_seconds * tiles)
+
+    def _note_live(self, seconds: float) -> None:
+        now = time.monotonic()
+        self._live_seconds = self._live_seconds * math.exp((self._live_at - now) / MEMORY) + seconds
+        self._live_at = now
+
+
+def typical_ratio(pairs: Iterable[tuple[float, float]]) -> float:
+    """The sum of the first over the sum of the second, where no pair's ratio counts for much more than the median."""
+    known = [(first, second) for first, second in pairs if second > 0]
+    if not known:
+        return 0.0
+    most = OUTLIER * median(first / second for first, second in known)
+    return sum(min(first, most * second) for first, second in known) / sum(second for _, second in known)

@@ -2,18 +2,31 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from lynceus.errors import LynceusError
 from lynceus.facts import Keywords
 from lynceus.fits_file import Limits
 from model_store import BUNDLES
+from service.keys import Key, read_keys
 
 UPLOAD_MARGIN = 30.0  # seconds an answer may take to be written after the longest deadline
+
+
+def _lower(given: object) -> object:
+    """A word by its small letters."""
+    return given.lower() if isinstance(given, str) else given
+
+
+def _keys(given: object) -> object:
+    """Keys as they are spelled in the environment; nothing but their hashes is kept."""
+    if not isinstance(given, str):
+        return given
+    return read_keys(given) if given.strip() else ()
 
 
 class Settings(BaseSettings):
@@ -23,7 +36,9 @@ class Settings(BaseSettings):
     and the like for a Service named `lynceus`. For the same reason unknown names are ignored.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LYNCEUS_", env_nested_delimiter="__", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LYNCEUS_", env_nested_delimiter="__", frozen=True, hide_input_in_errors=True
+    )
 
     bundle: Path | None = Field(
         None, description="Folder of one bundle to serve, and nothing else; by default the store's tracks say what."
@@ -33,6 +48,11 @@ class Settings(BaseSettings):
     )
     stable: str = Field("stable", description="The track that is served, or a version `name/version`.")
     canary: str = Field("canary", description="The track that is tried out beside it, or a version `name/version`.")
+    track: Literal["stable", "canary"] = Field(
+        "stable",
+        description="What this server is: `canary` serves what `LYNCEUS_CANARY` names, and nothing beside it, and "
+        "says so in answers and metrics.",
+    )
     track_poll: PositiveFloat = Field(1.0, description="How often the tracks are looked at, in seconds.")
     cache: Path | None = Field(
         None, description="Folder for versions fetched from S3; by default one in the user's cache folder."
@@ -94,6 +114,19 @@ class Settings(BaseSettings):
         600.0, description="Longest deadline that a request may ask for, in seconds."
     )
     upload_timeout: PositiveFloat = Field(120.0, description="Time an upload may take, in seconds; 408 past it.")
+    header_timeout: PositiveFloat = Field(
+        10.0, description="Time for the header of a request, in seconds; the connection is closed past it."
+    )
+    disk_reserve: int = Field(
+        64 * 1024**2,
+        ge=0,
+        description="Bytes that stay free where uploads are stored (`TMPDIR`); 503 where one would take them.",
+    )
+    stuck_seconds: PositiveFloat = Field(
+        120.0,
+        description="When a batch that runs for so long is taken for stuck, in seconds: liveness fails, and the "
+        "process exits with status 70.",
+    )
     max_detections: PositiveInt = Field(
         100_000, description="Detections returned a frame where the request names no lower number."
     )
@@ -101,6 +134,39 @@ class Settings(BaseSettings):
         (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120),
         description="Bucket bounds of `lynceus_frame_duration_seconds`, in seconds; put some at the exposure cadence.",
     )
+
+    api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_keys)] = Field(
+        (),
+        exclude=True,
+        description="API keys, one a line or separated by `;`: name, key or `sha256:` and its sha256, and perhaps "
+        "requests a minute. With none here nor in the file, the server asks for no key.",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="File with more of them, re-read when it changes; `#` begins a comment."
+    )
+    api_key_rate: float = Field(
+        0.0, ge=0, description="Requests a minute of a key that names no rate, in each server; 429 past it, 0 for any."
+    )
+    api_key_burst: PositiveInt = Field(10, description="Requests of a key that may come at once within its rate.")
+    metrics_key: bool = Field(False, description="Whether `/metrics` asks for a key too; probes never do.")
+
+    @property
+    def main_name(self) -> str:
+        """The track or version that answers whoever asks for nothing else."""
+        return self.stable if self.track == "stable" else self.canary
+
+    @property
+    def other_name(self) -> str:
+        """The track or version that is tried out beside it; empty for none."""
+        return self.canary if self.track == "stable" else ""
+
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Form of the log: `json`, `text`, or `auto`: text on a terminal, JSON everywhere else."
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", description="From which level on lines are logged; at `debug` probes and scrapes have lines too."
+    )
+    gpu_poll: PositiveFloat = Field(5.0, description="How often the GPUs are asked how they are, in seconds.")
 
     @property
     def request_timeout(self) -> float:
@@ -111,6 +177,13 @@ class Settings(BaseSettings):
     def cores(self) -> int:
         """Threads for a network on a CPU."""
         return self.workers or len(os.sched_getaffinity(0))
+
+    @property
+    def device_type(self) -> Literal["cpu", "cuda"]:
+        """The kind of device that is asked for, whether it is there or not."""
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return self.device
 
     def chosen_device(self) -> torch.device:
         """Where the network shall run.

@@ -1,10 +1,12 @@
 """A request's body to temporary files: bounded in bytes and time, checked and hashed as it arrives."""
 
 import asyncio
+import errno
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
-from tempfile import TemporaryFile
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
@@ -13,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from lynceus.errors import TooLargeError
 from lynceus.fits_file import BZIP2, GZIP, Limits, open_fits
-from service.refusals import BadParameterError, ClientGoneError, SlowUploadError
+from service.refusals import BadParameterError, ClientGoneError, DiskFullError, SlowUploadError
 
 FRAME_PARTS = frozenset({"frame", "mask", "weight"})  # FITS; any other part may be a table in any format
 DETECT_PARTS = ("frame", "mask", "weight")
@@ -21,6 +23,7 @@ EVALUATE_PARTS = ("frame", "catalogue", "detections", "mask", "weight")
 MAGIC = (b"SIMPLE", GZIP, BZIP2)
 HEAD = 10  # bytes that tell what a file is
 FORM = b"multipart/form-data"
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Part:
@@ -36,7 +39,8 @@ class Part:
         self.name = name
         self.is_fits = name in FRAME_PARTS
         self.size = 0
-        self._file = TemporaryFile()  # noqa: SIM115 -- closed with the upload; it has no name that could be left behind
+        with _disk():
+            self._file = TemporaryFile()  # noqa: SIM115 -- closed with the upload; no name of it could be left behind
         self._hash = hashlib.sha256()
         self._head = b""
 
@@ -52,11 +56,14 @@ class Part:
             if len(self._head) == HEAD:
                 _check_magic(self._head)
         self._hash.update(data)
-        self._file.write(data)  # a page-cache write of 64 KiB takes less than a trip to a thread
+        with _disk():
+            self._file.write(data)  # a page-cache write of 64 KiB takes less than a trip to a thread
         self.size += len(data)
 
     def end(self) -> None:
-        """Check a file too short for `write` to have checked it."""
+        """Check that all of it is there, and a file too short for `write` to have checked it."""
+        with _disk():
+            self._file.flush()
         if self.is_fits and self.size < HEAD:
             _check_magic(self._head)
 
@@ -67,7 +74,8 @@ class Part:
 
     def close(self) -> None:
         """Remove the file."""
-        self._file.close()
+        with suppress(OSError):  # what the disk had no room for is written once more, in vain
+            self._file.close()
 
 
 class Upload:
@@ -85,6 +93,11 @@ class Upload:
         self.allowed = allowed
         self.parts: dict[str, Part] = {}
         self._on_close: Callable[[], None] | None = on_close
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts so far."""
+        return sum(part.size for part in self.parts.values())
 
     @property
     def key(self) -> tuple[tuple[str, str], ...]:
@@ -144,7 +157,7 @@ async def receive(
 
     Raises
     ------
-    TooLargeError, NotFitsError, BadParameterError, SlowUploadError, ClientGoneError
+    TooLargeError, NotFitsError, BadParameterError, SlowUploadError, ClientGoneError, DiskFullError
         As soon as it shows.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
@@ -165,19 +178,33 @@ async def receive(
         part.end()
 
 
+def stated_bytes(request: Request, max_bytes: int) -> int:
+    """The length of the body as its header has it; 0 if there is none, TooLargeError if it is over the limit."""
+    header = request.headers.get("content-length", "")
+    stated = int(header) if header.isdecimal() else 0
+    if stated > max_bytes:
+        raise _too_large(max_bytes)
+    return stated
+
+
+def free_bytes() -> int:
+    """What is free where uploads are stored."""
+    return shutil.disk_usage(gettempdir()).free
+
+
 async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The body's chunks, refused before the first where its stated length is too large."""
-    stated = request.headers.get("content-length", "")
-    total = int(stated) if stated.isdecimal() else 0
-    if total <= max_bytes:
-        total = 0
-        async for chunk in request.stream():
-            total += len(chunk)
-            if total > max_bytes:
-                break
-            yield chunk
-    if total > max_bytes:
-        raise TooLargeError(f"the upload has more than {max_bytes} bytes, the limit")
+    stated_bytes(request, max_bytes)
+    total = 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total > max_bytes:
+            raise _too_large(max_bytes)
+        yield chunk
+
+
+def _too_large(max_bytes: int) -> TooLargeError:
+    return TooLargeError(f"the upload has more than {max_bytes} bytes, the limit")
 
 
 async def _receive_raw(chunks: AsyncIterator[bytes], upload: Upload) -> None:
@@ -241,6 +268,17 @@ class _Form:
 
     def _on_end(self) -> None:
         self.ended = True
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """Say in the caller's words that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise DiskFullError("there is no room for the upload on the disk") from error
+        raise
 
 
 def _check_magic(head: bytes) -> None:

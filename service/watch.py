@@ -8,22 +8,25 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from service.context import Lap, notes
 from service.refusals import ClientGoneError, DeadlineError
 
 T = TypeVar("T")
 
 
 class Stopwatch:
-    """Time by stage: every lap is the time since the one before."""
+    """Time by stage: every lap is the time since the one before, and noted of the request it is for."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._notes = notes()  # of now: a lap may end in code that works for many
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         """End a stage."""
         now = time.perf_counter()
         self.seconds[stage] = now - self._last
+        self._notes.laps.append(Lap(stage, self._last, now))
         self._last = now
 
     @property
@@ -33,11 +36,11 @@ class Stopwatch:
 
 
 @asynccontextmanager
-async def deadline(seconds: float) -> AsyncIterator[None]:
-    """Cancel what runs within after so many seconds, which is a DeadlineError."""
+async def deadline(seconds: float) -> AsyncIterator[float]:
+    """Cancel what runs within after so many seconds, which is a DeadlineError; gives the end in monotonic time."""
     try:
         async with asyncio.timeout(seconds) as timeout:
-            yield
+            yield time.monotonic() + seconds
     except TimeoutError:
         if not timeout.expired():
             raise

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -95,3 +96,92 @@ def blank_tile(value: float = 0.0, size: int = 8) -> Tile:
     pixels = np.full((size, size), value, np.float32)
     window = np.ones((2, 5, 5), np.float32)
     return Tile(pixels, window, np.zeros(2, np.float32), 64, (0, 0), (-np.inf, -np.inf, np.inf, np.inf))
+
+
+class NVMLError(Exception):
+    """What pynvml raises."""
+
+
+@dataclass
+class FakeGpu:
+    """One GPU as NVML tells of it: percent, bytes, degrees and milliwatts; None for what it does not support."""
+
+    uuid: str = "GPU-00000000-0000-0000-0000-000000000000"
+    utilization: int | None = 80
+    used: int = 6 * 1024**3
+    total: int = 16 * 1024**3
+    temperature: int | None = 61
+    power: int | None = 150_500
+    lost: bool = False
+
+
+class FakeNvml:
+    """The few functions of `pynvml` that the service calls; give it to `create_app(..., nvml=)`.
+
+    Attributes
+    ----------
+    gpus : list of FakeGpu
+        Change them as it runs; `lost` makes every call about that GPU fail.
+    broken : bool
+        No driver: every call fails.
+    asked, open : int
+        How often the GPUs were counted, and how many `nvmlInit` await their `nvmlShutdown`.
+    """
+
+    NVMLError = NVMLError
+    NVML_TEMPERATURE_GPU = 0
+
+    def __init__(self, *gpus: FakeGpu, broken: bool = False) -> None:
+        self.gpus = list(gpus)
+        self.broken = broken
+        self.asked = self.open = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self._check(self.broken)
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self._check(not self.open)
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        self.asked += 1
+        self._check(self.broken or not self.open)
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> FakeGpu:  # noqa: N802
+        return self._known(self.gpus[index])
+
+    def nvmlDeviceGetUUID(self, handle: FakeGpu) -> str:  # noqa: N802
+        return self._known(handle).uuid
+
+    def nvmlDeviceGetUtilizationRates(self, handle: FakeGpu) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(gpu=self._supported(self._known(handle).utilization), memory=0)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu) -> SimpleNamespace:  # noqa: N802
+        self._known(handle)
+        return SimpleNamespace(used=handle.used, total=handle.total, free=handle.total - handle.used)
+
+    def nvmlDeviceGetTemperature(self, handle: FakeGpu, sensor: int) -> int:  # noqa: N802
+        return self._supported(self._known(handle).temperature)
+
+    def nvmlDeviceGetPowerUsage(self, handle: FakeGpu) -> int:  # noqa: N802
+        return self._supported(self._known(handle).power)
+
+    def _known(self, gpu: FakeGpu) -> FakeGpu:
+        self._check(self.broken or not self.open or gpu.lost)
+        return gpu
+
+    def _supported(self, value: int | None) -> int:
+        if value is None:
+            raise NVMLError("Not Supported")
+        return value
+
+    def _check(self, failed: bool) -> None:
+        if failed:
+            raise NVMLError("GPU is lost, or there is no driver")
+
+
+def two_gpus() -> FakeNvml:
+    """A busy GPU and an idle one."""
+    return FakeNvml(FakeGpu(), FakeGpu("GPU-11111111-1111-1111-1111-111111111111", 0, 1024**3, power=25_000))

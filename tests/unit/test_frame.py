@@ -605,6 +605,7 @@ def test_tiles_that_lie_are_refused():
         taller,
         fewer,
         patched(rice, "ZVAL1", "0"),
+        patched(rice, "TFIELDS", "2147483648"),
         patched(rice, "ZCMPTYPE", "'NO'"),
     ):
         with pytest.raises(FrameError):

@@ -16,7 +16,7 @@ from lynceus.detector import Found
 from lynceus.errors import DetectionError
 from lynceus.tiling import Tile
 from service.batcher import TileBatcher
-from service.refusals import OverloadedError
+from service.refusals import DeviceFullError, OverloadedError
 from tests.fakes import blank_tile
 
 
@@ -261,6 +261,43 @@ def test_out_of_memory_halves_the_batch() -> None:
     asyncio.run(scenario())
 
 
+def test_after_out_of_memory_batches_are_smaller_and_grow_again() -> None:
+    holds = [4]
+
+    def fault(values: list[float]) -> None:
+        if len(values) > holds[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    async def scenario() -> None:
+        network = Network()
+        network.fault = fault
+        async with running(network, max_batch_tiles=16) as batcher:
+            await batcher.submit(frame(1, 16))
+            seen, holds[0] = len(network.batches), 100
+            await batcher.submit(frame(2, 60))
+        sizes = [len(batch) for batch in network.batches[seen:]]
+        assert sizes[0] <= 8
+        assert sizes[:-1] == sorted(sizes[:-1])
+        assert max(sizes) > 8
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_the_host_may_be_out_of_memory_too(error: Exception) -> None:
+    def fault(values: list[float]) -> None:
+        raise error
+
+    async def scenario() -> None:
+        network = Network()
+        network.fault = fault
+        async with running(network) as batcher:
+            with pytest.raises(DeviceFullError):
+                await batcher.submit(frame(1, 1))
+
+    asyncio.run(scenario())
+
+
 def test_a_tile_that_alone_does_not_fit_fails_its_frame() -> None:
     def fault(values: list[float]) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -269,7 +306,7 @@ def test_a_tile_that_alone_does_not_fit_fails_its_frame() -> None:
         network = Network()
         network.fault = fault
         async with running(network, max_batch_tiles=2) as batcher:
-            with pytest.raises(DetectionError):
+            with pytest.raises(DeviceFullError):
                 await batcher.submit(frame(1, 2))
 
     asyncio.run(scenario())

@@ -1,0 +1,18 @@
+"""Words of FITS headers, and values that make them lie."""
+
+STRUCTURE = ["SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "NAXIS3", "PCOUNT", "GCOUNT", "EXTEND", "XTENSION", "END"]
+COMPRESSION = ["ZIMAGE", "ZBITPIX", "ZNAXIS", "ZNAXIS1", "ZTILE1", "ZTILE2", "ZCMPTYPE", "ZQUANTIZ", "ZDITHER0"]
+COMPRESSION += ["ZNAME1", "ZVAL1", "ZBLANK", "ZSCALE", "ZZERO", "TFIELDS", "TFORM1", "TTYPE1", "THEAP", "TDIM1"]
+PIXELS = ["BSCALE", "BZERO", "BLANK", "SATURATE", "DATASEC", "BAYERPAT", "GAIN", "RDNOISE"]
+SKY = ["CTYPE1", "CTYPE2", "CRVAL1", "CRPIX1", "CD1_1", "CD2_2", "CDELT1", "CROTA2", "PV1_1", "A_ORDER", "RADESYS"]
+SKY += ["EQUINOX", "LONPOLE", "WCSAXES", "PC1_1", "CPDIS1", "A_0_2", "CUNIT1", "DATE-OBS", "EXPTIME", "MJD-OBS"]
+OTHERS = ["EXTNAME", "EXTVER", "CONTINUE", "HIERARCH", "COMMENT", "INHERIT", "FILTER", "", "=", "TIME-OBS"]
+NUMBERS = ["0", "-1", "1", "2", "3", "8", "16", "-32", "64", "99", "999", "65536", "2147483648", "9" * 30, "1E400"]
+NUMBERS += ["-1E400", "NaN", "INF", "1.D5", "0.0", "1e-300", "(1, 2)"]
+WORDS = ["'RA---TAN'", "'DEC--TAN'", "'RA---TPV'", "'DEC--SIP'", "'GLON-CAR'", "'RICE_1'", "'GZIP_2'", "'PLIO_1'"]
+WORDS += ["'HCOMPRESS_1'", "'NOCOMPRESS'", "'[1:8,1:8]'", "'[99:1,-5:0]'", "'RGGB'", "'IMAGE'", "'BINTABLE'"]
+WORDS += ["'1PB(99)'"]
+WORDS += ["'2026-01-01T00:00:00'", "'9999-99-99'", "'FK4'", "'BYTESCALE'", "T", "F", "", "'", "'unclosed", "'&'", "/ x"]
+
+NAMES = STRUCTURE + COMPRESSION + PIXELS + SKY + OTHERS
+VALUES = NUMBERS + WORDS

@@ -1,0 +1,173 @@
+"""Whether frames can be in time: the laws of the forecast, and what the batcher does with it."""
+
+import asyncio
+import threading
+import time
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batcher import TileBatcher
+from service.forecast import Need, finishes, is_pressed, lateness
+from service.pace import OUTLIER, typical_ratio
+from service.refusals import OverloadedError
+from service.turns import Job, Turns
+from tests.fakes import blank_tile
+
+TILE = 0.1  # seconds
+needs = st.builds(Need, st.integers(1, 50), st.floats(0, 20))
+
+
+def in_time(every: list[Need]) -> list[Need]:
+    return [need for need, finish in finishes(every, TILE, 0.0) if finish <= need.due]
+
+
+@given(st.lists(needs, max_size=8), needs)
+def test_who_is_admitted_makes_nobody_late_who_was_not(others: list[Need], new: Need) -> None:
+    if lateness(new, others, TILE, 0.0) <= 0:
+        after = in_time([*others, new])
+        assert new in after
+        assert all(after.count(need) >= in_time(others).count(need) for need in others)
+
+
+@given(st.lists(needs, max_size=8), needs)
+def test_who_is_refused_would_be_late_or_make_another_late(others: list[Need], new: Need) -> None:
+    if lateness(new, others, TILE, 0.0) > 1e-9:
+        after = in_time([*others, new])
+        assert new not in after or len(after) <= len(in_time(others))
+
+
+def test_what_cannot_be_in_time_delays_nobody() -> None:
+    assert [need.due for need, _ in finishes([Need(1000, 5), Need(10, 6)], TILE, 0.0)] == [6]
+    assert not is_pressed([Need(1000, 5)], TILE, 0.0)
+    assert is_pressed([Need(30, 5)], TILE, 0.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 40)), min_size=1, max_size=40))
+def test_a_typical_ratio_lies_among_the_ratios(pairs: list[tuple[float, float]]) -> None:
+    ratios = [first / second for first, second in pairs]
+    assert min(ratios) - 1e-9 <= typical_ratio(pairs) <= max(ratios) + 1e-9
+
+
+def test_one_stall_hardly_counts() -> None:
+    assert typical_ratio([(0.01, 1)] * 20 + [(60, 1)]) < 0.01 * (1 + OUTLIER / 10)
+
+
+def job(tiles: int, due: float, arrived: float = 0.0) -> Job:
+    answer: asyncio.Future[list[object]] = asyncio.get_running_loop().create_future()
+    return Job([blank_tile()] * tiles, list, answer, lambda: None, due=due, arrived=arrived)  # type: ignore[arg-type]
+
+
+def test_frames_take_turns_until_one_would_be_late() -> None:
+    async def scenario() -> None:
+        for left, order in ((1000.0, [1, 0]), (1.5, [0, 0])):
+            turns, now = Turns(), time.monotonic()
+            jobs = [job(10, now + left, now - 1), job(10, now + 1000, now)]
+            for one in jobs:
+                turns.add(one)
+            taken = [jobs.index(turns.take(1, TILE)[0][0]) for _ in range(2)]
+            assert taken == order
+
+    asyncio.run(scenario())
+
+
+def test_the_hopeless_go_last() -> None:
+    async def scenario() -> None:
+        turns, now = Turns(), time.monotonic()
+        jobs = [job(100, now + 0.5), job(8, now + 1), job(8, now + 1000)]
+        for one in jobs:
+            turns.add(one)
+        assert {jobs.index(one) for one, _ in turns.take(8, TILE)} == {1}
+
+    asyncio.run(scenario())
+
+
+class Gated:
+    """A network of a known speed that runs while the gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, tiles: object) -> list[object]:
+        assert self.gate.wait(10)
+        time.sleep(0.02)
+        return [None] * len(tiles)  # type: ignore[arg-type]
+
+
+async def loaded(network: Gated, **options: int) -> TileBatcher:
+    """A batcher that knows its network, which stands still now, with ten live tiles in the queue."""
+    batcher = TileBatcher(**options)
+    batcher.start()
+    await batcher.submit([blank_tile()] * 4, network)  # type: ignore[arg-type]
+    network.gate.clear()
+    submit = partial(batcher.submit, [blank_tile()] * 10, network, due=time.monotonic() + 100)  # type: ignore[arg-type]
+    batcher.waiting = [asyncio.create_task(submit(one)) for one in ("live", "backfill")]  # type: ignore[attr-defined]
+    await asyncio.sleep(0.05)
+    return batcher
+
+
+async def end(batcher: TileBatcher, network: Gated) -> None:
+    network.gate.set()
+    await batcher.close()
+
+
+def test_a_frame_that_would_be_late_is_refused_and_told_when_to_come_back() -> None:
+    async def scenario() -> None:
+        network = Gated()
+        batcher = await loaded(network)
+        now = time.monotonic()
+        batcher.check_time(Need(10, now + 60), "live")
+        with pytest.raises(OverloadedError, match="too late") as refused:
+            batcher.check_time(Need(10, now + 0.2), "live")
+        assert 0 < refused.value.retry_after < 10
+        tile = batcher.pace.device_seconds
+        soon, later = Need(500, now + 600 * tile), Need(2500, now + 2800 * tile)
+        batcher.check_time(soon, "live")
+        with pytest.raises(OverloadedError):  # it could be in time, but what is due later could not
+            batcher.check_time(soon, "live", [("live", later)])
+        await end(batcher, network)
+
+    asyncio.run(scenario())
+
+
+def test_backfill_holds_no_live_frame_up_and_live_frames_hold_backfill_up() -> None:
+    async def scenario() -> None:
+        network = Gated()
+        batcher = await loaded(network)
+        now = time.monotonic()
+        coming = [("backfill", Need(100_000, now + 3000))]
+        batcher.check_time(Need(10, now + 60), "live", coming)  # type: ignore[arg-type]
+        with pytest.raises(OverloadedError):
+            batcher.check_time(Need(10, now + 60), "backfill", [("live", Need(10_000, now + 3000))])
+        await end(batcher, network)
+
+    asyncio.run(scenario())
+
+
+def test_a_frame_that_nothing_is_ahead_of_is_tried() -> None:
+    async def scenario() -> None:
+        network = Gated()
+        batcher = TileBatcher()
+        batcher.start()
+        await batcher.submit([blank_tile()] * 4, network)  # type: ignore[arg-type]
+        batcher.check_time(Need(1_000_000, time.monotonic() + 0.1), "live")
+        await end(batcher, network)
+
+    asyncio.run(scenario())
+
+
+def test_backfill_leaves_half_of_the_queue_to_live_frames() -> None:
+    async def scenario() -> None:
+        network = Gated()
+        batcher = await loaded(network, max_queue_tiles=40)
+        with pytest.raises(OverloadedError):
+            batcher.check_room(10, "backfill")
+        batcher.check_room(20, "live")
+        with pytest.raises(OverloadedError):
+            batcher.check_room(30, "live")
+        await end(batcher, network)
+
+    asyncio.run(scenario())
