@@ -15,7 +15,7 @@ import torch
 from lynceus.detector import Found
 from lynceus.errors import DetectionError, LynceusError
 from lynceus.tiling import Tile
-from service.forecast import Need, lateness
+from service.forecast import CERTAINTY, Need, lateness
 from service.pace import Pace
 from service.refusals import DeviceFullError, OverloadedError
 from service.turns import SHADOW, Batch, Infer, Job, Priority, Turns
@@ -170,7 +170,8 @@ class TileBatcher:
         """
         if priority != SHADOW:
             self.check_room(len(tiles), priority)
-            self.check_time(Need(len(tiles), due), priority)
+            now = time.monotonic()
+            self.check_time(Need(len(tiles), now + CERTAINTY * (due - now)), priority)
             self.owed_frames += 1
         job = Job(tiles, infer, asyncio.get_running_loop().create_future(), started, priority, due)
         self._turns.add(job)

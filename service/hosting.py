@@ -9,6 +9,7 @@ from service.app import check_start, is_alive, is_ready
 from service.logs import configure_logs
 from service.protocol import use_impatient_protocol
 from service.settings import Settings
+from service.untimed import leave_out_timers
 
 
 def hosted(app: FastAPI, settings: Settings) -> Any:
@@ -22,6 +23,7 @@ def hosted(app: FastAPI, settings: Settings) -> Any:
         The application's.
     """
     use_impatient_protocol(settings.header_timeout)
+    leave_out_timers()
 
     @bentoml.service(
         name="lynceus",
