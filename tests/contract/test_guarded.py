@@ -20,7 +20,10 @@ from examples.running import free_port, stop
 from tests.fakes import fits_bytes, star_field
 from tests.unit.service.test_main import certificate
 
-pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed"),
+    pytest.mark.xdist_group("guarded"),
+]
 
 KEY, NEW = "key-of-the-pipeline", "new-key-of-the-pipeline"
 FRAME = fits_bytes(star_field((64, 64), [(30, 30)]))

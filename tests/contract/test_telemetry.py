@@ -22,6 +22,8 @@ from examples.running import descendants, free_port, running
 from tests.contract.collector import Collector, collecting
 from tests.fakes import POISON, SLOW, fits_bytes, star_field, two_gpus
 
+pytestmark = pytest.mark.xdist_group("telemetry")
+
 DESIGN = {
     *("build_info", "model_info", "http_requests_total", "http_requests_in_progress", "rejected_total"),
     *("frame_duration_seconds", "stage_duration_seconds", "detections_per_frame", "capped_tiles_total"),

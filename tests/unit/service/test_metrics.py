@@ -83,6 +83,9 @@ os.kill(second, signal.SIGKILL)
 """
 
 
+pytestmark = pytest.mark.xdist_group("metrics")
+
+
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What a process answers of two others, at several moments of their lives."""
