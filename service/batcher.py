@@ -6,9 +6,12 @@ All state belongs to the event loop; only `infer` runs in threads. So there are 
 import asyncio
 import logging
 import math
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 
@@ -22,6 +25,7 @@ from service.turns import SHADOW, Batch, Infer, Job, Priority, Turns
 from service.watchdog import StuckError, Watchdog
 
 BACKFILL_ROOM = 0.5  # of the queue: the rest is for live frames, however much backfill comes
+NICENESS = 5  # of the threads that run it on a CPU: who asks, and who decodes, must not wait for a tile to end
 LEAST_SHARE = 0.1  # of the device's time that backfill may count on
 HOST_MEMORY = ("can't allocate memory", "not enough memory")  # torch's words on a CPU, in a plain RuntimeError
 
@@ -85,8 +89,7 @@ class TileBatcher:
         self._open: set[Job] = set()
         self._arrived = asyncio.Event()
         self._closed: Exception | None = None
-        settle = torch.set_num_threads if one_thread else (lambda threads: None)
-        self._pool = ThreadPoolExecutor(workers, "network", initializer=settle, initargs=(1,))
+        self._pool = ThreadPoolExecutor(workers, "network", initializer=settle, initargs=(one_thread,))
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -301,6 +304,14 @@ class TileBatcher:
     def _drop(self, job: Job) -> None:
         self._open.discard(job)
         self._turns.drop(job)
+
+
+def settle(one_thread: bool) -> None:
+    """Make a thread one of the network's: alone with its core if asked, and last in line for it."""
+    if one_thread:
+        torch.set_num_threads(1)
+        with suppress(OSError, AttributeError):  # only Linux gives each thread a niceness of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def cuda_is_lost() -> bool:

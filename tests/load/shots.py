@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import count
@@ -67,22 +67,25 @@ class Magazine:
     Attributes
     ----------
     frames : sequence of Frame
-        Drawn from, the small ones more often.
+        Drawn from.
     deadlines : dict
         Seconds, by priority.
     nasty : bool
         Whether files that are no frames, and clients that hang up, are among them.
+    mix : dict or None
+        How often frames of so many tiles are drawn; by default the small ones more often.
     """
 
     frames: list[Frame]
     deadlines: dict[Priority, float]
     nasty: bool = True
     seed: int = 0
+    mix: Mapping[int, int] | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        self._weights = [1 / frame.tiles**0.5 for frame in self.frames]
+        self._weights = [self.mix.get(one.tiles, 0) if self.mix else 1 / one.tiles**0.5 for one in self.frames]
 
     def shot(self, priority: Priority, deadline: float | None = None) -> Shot:
         """The next request."""

@@ -15,7 +15,7 @@ RAMP = 1 / 3  # of a phase
 
 @dataclass(frozen=True)
 class Tally:
-    """The requests of one priority in one phase, in numbers; times in seconds."""
+    """The requests of one priority in one phase, in numbers; times in seconds; `mix` has the answered ones by tiles."""
 
     phase: str
     priority: str
@@ -33,6 +33,7 @@ class Tally:
     latency: tuple[float, float, float]
     small_latency: tuple[float, float, float]
     refusal: tuple[float, float, float]
+    mix: dict[int, int]
 
     @property
     def accepted(self) -> int:
@@ -78,6 +79,7 @@ def tally(phase: str, priority: str, start: float, seconds: float, results: Sequ
         latency=percentiles([one.seconds for one in answered]),
         small_latency=percentiles([one.seconds for one in answered if one.shot.tiles == least]),
         refusal=percentiles([one.seconds for one in frames if one.status == 503]),
+        mix=dict(Counter(one.shot.tiles for one in answered)),
     )
 
 
