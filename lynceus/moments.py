@@ -1,7 +1,7 @@
 """Centroid and shape of many sources at once, from Gaussian-weighted moments on small stamps."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ STRAY = 0.8  # FWHM, by the box, that a centroid may be away from the box centre
 REACH = 4.5  # standard deviations, by the box, from the centre of a stamp to its side
 LARGEST_STAMP = 81  # samples on a side; a larger source is sampled every second, third... pixel
 CHUNK = 500_000  # stamp pixels held at once
+RIM = 0.67  # of the half side of a stamp, from where on its pixels tell the slope of the sky
+RIM_CLIP = 3.0  # robust standard deviations: what is farther from the median of the rim is a neighbour's
+SLOPE_SURE = 6.0  # chi squared of two degrees of freedom, which noise alone passes once in twenty
+TO_SIGMA = 1.4826  # from the median absolute deviation to the standard deviation of a Gaussian
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +120,13 @@ def measure_shapes(
     shape: SExtractor's XWIN, with an ellipse for its circle. Where sources are hardly wider than pixels, what a
     Gaussian of that place and shape would show is subtracted from both, so that neither depends on where in its pixel
     a source is, and the weight need not be wide for it; only bright sources get a wider one too. Bad pixels, and those
-    past the edge of the frame, are replaced by the Gaussian of the round before.
+    past the edge of the frame, are replaced by the Gaussian of the round before. Where the rim of a stamp shows that
+    the sky slopes, as on fringes and in halos, that slope is taken out first.
     """
     count = len(x)
     shapes = Shapes(x.copy(), y.copy(), np.zeros((count, 2, 2)), np.zeros(count), np.zeros(count), np.ones(count, bool))
     for members, side, step in _groups(variance):
-        stamps = _cut(data, bad, x[members], y[members], side, step)
+        stamps = _levelled(_cut(data, bad, x[members], y[members], side, step))
         start = np.maximum(variance[members], SMALLEST_VARIANCE)[:, :, None] * np.eye(2)
         centre = np.stack([x[members], y[members]], axis=1)
         position, covariance, failed = _settle(stamps, centre, start, noise[members], gain)
@@ -155,6 +160,40 @@ def _cut(data: NDArray[np.float32], bad: NDArray[np.bool_], x: Floats, y: Floats
     hidden = bad[index] | outside
     values = np.where(hidden, 0.0, data[index].astype(np.float64))
     return _Stamps(values, hidden, columns.astype(float), rows.astype(float), step * step)
+
+
+def _levelled(stamps: _Stamps) -> _Stamps:
+    """Take the slope of the sky out of the stamps whose rims show one; their centres keep their level."""
+    half = stamps.values.shape[1] // 2
+    across, down = np.meshgrid(np.arange(-half, half + 1.0), np.arange(-half, half + 1.0))
+    rim = np.hypot(across, down) > RIM * half
+    values, used = stamps.values[:, rim], ~stamps.bad[:, rim]
+    away = np.abs(values - np.median(values, axis=1, keepdims=True))
+    used &= away < RIM_CLIP * TO_SIGMA * np.median(away, axis=1, keepdims=True)
+    slope, certainty = _slopes(values, used, np.stack([np.ones(rim.sum()), across[rim], down[rim]], axis=1))
+    slope = np.where(certainty[:, None] > SLOPE_SURE, slope, 0.0)[:, :, None, None]
+    return replace(stamps, values=np.where(stamps.bad, 0.0, stamps.values - slope[:, 0] * across - slope[:, 1] * down))
+
+
+def _slopes(values: Floats, used: NDArray[np.bool_], terms: Floats) -> tuple[Floats, Floats]:
+    """Slopes (N, 2) of planes through the values (N, K) that are used, and chi squared (N,) against there being none.
+
+    Parameters
+    ----------
+    values, used : ndarray, shape (N, K)
+        Pixels, and which of them count.
+    terms : ndarray, shape (K, 3)
+        Of the planes: 1, column and row.
+    """
+    normal = (used @ (terms[:, :, None] * terms[:, None, :]).reshape(-1, 9)).reshape(-1, 3, 3)
+    inverse = np.linalg.inv(normal + 1e-6 * np.eye(3))
+    plane = np.einsum("nab,nb->na", inverse, np.where(used, values, 0.0) @ terms)
+    rest = np.where(used, values - plane @ terms.T, 0.0)
+    variance = np.square(rest).sum(axis=1) / np.maximum(used.sum(axis=1) - 3, 1)
+    slope = plane[:, 1:]
+    precision = _inverse(inverse[:, 1:, 1:])
+    chi_squared = np.einsum("na,nab,nb->n", slope, precision, slope) / np.maximum(variance, 1e-12)
+    return slope, np.where(used.sum(axis=1) > len(terms) // 2, chi_squared, 0.0)
 
 
 def _settle(

@@ -54,6 +54,7 @@ PLAN = (
     TermPlan(features=("evenness",), knots=((-1.5, -0.5, 0.5),), ridge=FRAME_RIDGE),
     TermPlan(features=("doubt",), knots=((-1, 0, 1, 2.2),), ridge=FRAME_RIDGE),
     TermPlan(features=("crowding", "score"), knots=((0.2, 0.6), (-3, 0, 3)), ridge=3 * FRAME_RIDGE),
+    TermPlan(features=("doubt", "score"), knots=((0.5, 1.2, 2), (-1, 1.5, 4)), ridge=FRAME_RIDGE),
 )
 
 
