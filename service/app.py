@@ -10,7 +10,7 @@ from typing import Any, cast
 from fastapi import APIRouter, Depends, FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
@@ -19,12 +19,13 @@ from lynceus.catalogue import SCHEMA_VERSION, Block, ModelInfo
 from lynceus.errors import LynceusError
 from service import openapi
 from service.context import note
+from service.docs import docs_page
 from service.errors import add_error_handlers
 from service.finder import Finder
 from service.formats import choose_format
 from service.front import Front
 from service.gate import Gate
-from service.keeper import check_store
+from service.health import is_alive, is_ready
 from service.keys import Keyring
 from service.metrics import Metrics
 from service.question import EvaluateQuestion, Question, read_question
@@ -66,13 +67,13 @@ def create_app(settings: Settings, bundle: Bundle | None = None, nvml: Any = Non
             await telemetry.close()
             app.state.finder = None
 
-    app = FastAPI(title="Lynceus", description=openapi.DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="Lynceus", description=openapi.DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings, app.state.bundle = settings, bundle
     app.state.metrics, app.state.finder = metrics, None
     wants_key = _gates(settings, metrics)
-    app.include_router(open_routes)
     app.include_router(routes, dependencies=wants_key)
     app.include_router(metrics_routes, dependencies=wants_key if settings.metrics_key else [])
+    app.include_router(open_routes)
     app.router.routes.append(Nowhere())
     app.add_middleware(Front, metrics=metrics, tracing=telemetry.tracing)
     add_error_handlers(app)
@@ -165,32 +166,18 @@ async def index() -> Response:
     return RedirectResponse("docs")
 
 
+@open_routes.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """The OpenAPI document for people."""
+    return HTMLResponse(docs_page(request.app.openapi(), str(request.base_url)))
+
+
 def _gates(settings: Settings, metrics: Metrics) -> list[Any]:
     """What stands before the routes that want a key: nothing where the settings hold none."""
     if not settings.api_keys and settings.api_keys_file is None:
         return []
     keyring = Keyring(settings.api_keys, settings.api_keys_file, metrics.key_failures.inc)
     return [Depends(Gate(keyring, settings.api_key_rate, settings.api_key_burst))]
-
-
-def check_start(app: FastAPI) -> None:
-    """Raise LynceusError for what already shows before the server starts: no GPU, or no bundle."""
-    settings: Settings = app.state.settings
-    settings.chosen_device()
-    if app.state.bundle is None:
-        check_store(settings)
-
-
-def is_ready(app: FastAPI) -> bool:
-    """Whether a version is loaded and warm, and its device answers."""
-    finder: Finder | None = app.state.finder
-    return finder is not None and finder.batcher.alive
-
-
-def is_alive(app: FastAPI) -> bool:
-    """Whether waiting may still help: true while starting."""
-    finder: Finder | None = app.state.finder
-    return finder is None or finder.batcher.alive
 
 
 class Nowhere(BaseRoute):

@@ -6,12 +6,9 @@ All state belongs to the event loop; only `infer` runs in threads. So there are 
 import asyncio
 import logging
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import torch
 
@@ -19,6 +16,7 @@ from lynceus.detector import Found
 from lynceus.errors import DetectionError, LynceusError
 from lynceus.tiling import Tile
 from service.forecast import CERTAINTY, Need, lateness
+from service.hands import be_nice
 from service.pace import Pace
 from service.refusals import DeviceFullError, OverloadedError
 from service.turns import SHADOW, Batch, Infer, Job, Priority, Turns
@@ -196,7 +194,7 @@ class TileBatcher:
             waiting, most = self.queue_tiles, room
         excess = waiting + tiles - most
         if waiting and excess > 0:
-            delay = min(excess, waiting) * self.pace.device_seconds
+            delay = min(excess, waiting) * self.pace.queue_seconds
             raise OverloadedError(f"{waiting} tiles wait already, there is no room for {tiles} more", delay)
 
     def check_time(self, need: Need, priority: Priority, coming: Sequence[tuple[Priority, Need]] = ()) -> None:
@@ -214,7 +212,8 @@ class TileBatcher:
             Frames on their way to the queue.
         """
         live = [*self._turns.needs("live"), *(one for kind, one in coming if kind == "live")]
-        others, seconds, busy = live, self.pace.device_seconds, self._watchdog.tiles * self.pace.device_seconds
+        seconds = self.pace.queue_seconds
+        others, busy = live, self._watchdog.tiles * seconds
         if priority != "live":
             seconds /= max(1 - self.pace.live_share, LEAST_SHARE)
             busy += sum(one.tiles for one in live) * seconds
@@ -256,7 +255,7 @@ class TileBatcher:
                 found = await asyncio.get_running_loop().run_in_executor(self._pool, infer, tiles)
             for (job, index), one in zip(batch, found, strict=True):
                 job.keep(index, one)
-            self.pace.learn(time.perf_counter() - start, batch)
+            self.pace.learn(time.perf_counter() - start, batch, len(self._open))
             self._fits = min(self._fits + (len(batch) == self._fits), self.max_batch_tiles)
             return []
         except Exception as error:  # whatever a frame makes the network raise, the others must not suffer
@@ -310,8 +309,7 @@ def settle(one_thread: bool) -> None:
     """Make a thread one of the network's: alone with its core if asked, and last in line for it."""
     if one_thread:
         torch.set_num_threads(1)
-        with suppress(OSError, AttributeError):  # only Linux gives each thread a niceness of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        be_nice(NICENESS)
 
 
 def cuda_is_lost() -> bool:

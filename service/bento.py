@@ -1,11 +1,23 @@
 """What `bentoml serve service.bento:Lynceus` serves and `bentoml build` packs.
 
-BentoML needs the application when it imports this module; the bundle is loaded when the server starts.
+BentoML imports this module where it supervises too: the application is made, and the bundle loaded, in the process
+that serves.
 """
 
-from service.app import create_app
+from starlette.applications import Starlette
+
 from service.hosting import hosted
+from service.late import Late
 from service.settings import Settings
 
 settings = Settings()
-Lynceus = hosted(create_app(settings), settings)
+
+
+def application() -> Starlette:
+    """The application, with all that takes seconds to import."""
+    from service.app import create_app
+
+    return create_app(settings)
+
+
+Lynceus = hosted(Late(application), settings)

@@ -17,7 +17,6 @@ from lynceus.errors import CatalogueError
 from lynceus.evaluation import Evaluation, evaluation_page
 from lynceus.frame import Frame
 from lynceus.measure import FrameSummary, MeasureSpec, Sources, measure, summarise
-from lynceus.scoring import evaluate
 from lynceus.sky import Sky
 from lynceus.truth import Catalogue, Truth, listed_detections, positions_of, read_catalogue, truth_of
 from lynceus.unlisted import find_peaks
@@ -139,9 +138,7 @@ class Evaluator:
             claimed = await asyncio.to_thread(claimed_in, detections, frame, spec.measure, question)
         lists, summary = await asyncio.to_thread(measured, claimed, truth, frame, cut.sky, spec.measure, question)
         watch.lap("measure")
-        evaluation = await asyncio.to_thread(
-            evaluate, lists.found, truth, min_score=lists.min_score, positions=lists.positions
-        )
+        evaluation = await asyncio.to_thread(scored, lists)
         watch.lap("score")
         return Evaluated(
             frame=frame,
@@ -189,6 +186,13 @@ def measured(
     sources = measure(frame, claimed.detections[claimed.detections.scores >= least], sky, spec)
     warnings = (*frame.warnings, *truth.warnings, *claimed.warnings)
     return Lists(claimed.detections, sources, least, truth, warnings), summarise(frame, sources, sky, spec)
+
+
+def scored(lists: Lists) -> Evaluation:
+    """The figures of a list against its truth."""
+    from lynceus.scoring import evaluate  # torchmetrics takes seconds to import, and most servers never score
+
+    return evaluate(lists.found, lists.truth, min_score=lists.min_score, positions=lists.positions)
 
 
 def check_fit(listed: Catalogue, truth: Truth, frame: Frame, sky: Sky, spec: MeasureSpec) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What lives as long as the server: the versions, the queue, and the requests in progress."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
@@ -14,6 +15,7 @@ from lynceus.catalogue import Block
 from service.admission import Admission
 from service.batcher import TileBatcher
 from service.context import note, stage
+from service.device import chosen_device
 from service.evaluator import Evaluated, Evaluator
 from service.flights import Flights
 from service.frames import Pipeline
@@ -74,6 +76,7 @@ class Finder:
         await self.keeper.close()
         await self.shadow.close()
         await self.batcher.close()
+        await asyncio.to_thread(self.pipeline.close)
         self._tidier.close()
 
     def is_busy(self) -> bool:
@@ -158,7 +161,7 @@ class Finder:
 
     def _batcher(self) -> TileBatcher:
         settings = self.settings
-        on_cpu = settings.chosen_device().type == "cpu"
+        on_cpu = chosen_device(settings).type == "cpu"
         return TileBatcher(
             workers=settings.cores if on_cpu else 1,
             one_thread=on_cpu,

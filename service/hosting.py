@@ -3,22 +3,23 @@
 from typing import Any
 
 import bentoml
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
-from service.app import check_start, is_alive, is_ready
+from service.health import is_alive, is_ready
 from service.logs import configure_logs
 from service.protocol import use_impatient_protocol
 from service.settings import Settings
+from service.start import check_start
 from service.untimed import leave_out_timers
 
 
-def hosted(app: FastAPI, settings: Settings) -> Any:
+def hosted(app: Starlette, settings: Settings) -> Any:
     """A BentoML service that mounts the application at the root.
 
     Parameters
     ----------
     app : FastAPI
-        From `create_app`.
+        From `create_app`, or `Late`.
     settings : Settings
         The application's.
     """
@@ -45,7 +46,7 @@ def hosted(app: FastAPI, settings: Settings) -> Any:
         def check() -> None:
             """Refuse to start while `bentoml serve` can still exit; a worker that fails later is only respawned."""
             configure_logs(settings)
-            check_start(app)
+            check_start(settings)
 
         async def __is_alive__(self) -> bool:
             """Answer BentoML's /livez, which comes before ours."""

@@ -6,13 +6,15 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from lynceus.bundle import Bundle, read_manifest
+from lynceus.bundle import Bundle
 from lynceus.errors import LynceusError, StoreError
-from model_store import Ref, Store, Track, open_store
+from model_store import Ref, Store, Track
+from service.device import chosen_device
 from service.lineup import Lineup
 from service.metrics import Metrics
-from service.served import CANARY, STABLE, Served, load_version, try_out, warm_up
+from service.served import Served, load_version, try_out, warm_up
 from service.settings import Settings
+from service.versions import CANARY, STABLE, store_of, wanted_version
 
 RETRY = 60.0  # seconds until a version that could not be loaded is tried again
 
@@ -152,7 +154,7 @@ class Keeper:
         if known is None:
             pin = next((track for track in tracks.values() if track.ref == ref), ref)
             folder = self._store.fetch(pin)
-            known = load_version(folder, self.settings.chosen_device(), self.settings.cores)
+            known = load_version(folder, chosen_device(self.settings), self.settings.cores, self.settings.precision)
             self._loaded[str(ref)] = known
         return known
 
@@ -164,7 +166,9 @@ class Keeper:
                 try_out(self._given)
                 return self._given
             assert self.settings.bundle is not None
-            return load_version(self.settings.bundle, self.settings.chosen_device(), self.settings.cores)
+            return load_version(
+                self.settings.bundle, chosen_device(self.settings), self.settings.cores, self.settings.precision
+            )
         except Exception:
             self.metrics.load_failures.inc()
             raise
@@ -210,37 +214,3 @@ class Keeper:
         for track in self.tracks.values():
             keep.update(str(step.ref) for step in track.history[-2:])
         self._loaded = {name: bundle for name, bundle in self._loaded.items() if name in keep}
-
-
-def store_of(settings: Settings) -> Store:
-    """The store that the settings name."""
-    return open_store(
-        settings.store, cache=settings.cache, endpoint=settings.s3_endpoint, region=settings.s3_region
-    )  # fmt: skip
-
-
-def check_store(settings: Settings) -> None:
-    """Raise LynceusError if there is nothing to serve; nothing is loaded yet."""
-    if settings.bundle is not None:
-        read_manifest(settings.bundle)
-        return
-    store = store_of(settings)
-    ref = wanted_version(STABLE, settings, store.tracks())
-    if ref is None:
-        raise StoreError(f"the store has no track {settings.main_name!r}")
-    store.fetch(ref)
-
-
-def wanted_version(role: str, settings: Settings, tracks: dict[str, Track]) -> Ref | None:
-    """The version a role shall be served by: what its track points to, or the one that is pinned; None for none.
-
-    Raises
-    ------
-    StoreError
-        If what the settings name is no version.
-    """
-    name = settings.main_name if role == STABLE else settings.other_name
-    if "/" in name:
-        return Ref.parse(name)
-    track = tracks.get(name)
-    return None if track is None else track.ref

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 
 from service.refusals import UnknownModelError
-from service.served import CANARY, STABLE, Served
+from service.served import Served
+from service.versions import CANARY, STABLE
 
 HASH_DIGITS = 8  # hexadecimal digits of a frame's sha256 that draw its version
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lynceus.catalogue import COLUMNS, FORMATS
-from lynceus.evaluation import Evaluation
+from lynceus.figures import Evaluation
 from service.errors import MEANINGS, PROBLEM
 from service.formats import VOTABLE
 from service.question import EvaluateQuestion, Question, openapi_parameters

@@ -3,7 +3,8 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from statistics import median
 
 from service.turns import SHADOW, Batch
@@ -12,13 +13,17 @@ WINDOW_SHARE = 0.2  # of the time the tiles at hand will take, so that a lone fr
 BATCHES, FRAMES = 32, 32  # that the averages are over
 OUTLIER = 4.0  # times the median: one stall must not turn frames away for the next minute
 MEMORY = 30.0  # seconds in which the share of the live frames is forgotten
+CROWDED_BATCHES = 256  # that the flow through the house is measured over
+LONGEST_GAP = 2.0  # seconds between two batches: a longer one is a stall, and says nothing of the flow
 
 
 class Pace:
     """The measured speed of the network and of what surrounds it, and how long a batch that is not full should wait.
 
-    The time is that of the network alone. Learning the queueing delay as well, as BentoML's
-    batcher does, makes a lone frame wait for a burst that is long over.
+    How long a batch waits follows from the time of the network alone. Learning the queueing delay as well, as
+    BentoML's batcher does, makes a lone frame wait for a burst that is long over. How long a frame waits for those
+    ahead of it does not: on a CPU decoding and measuring take the network's cores, so it follows from what really
+    came out of the network while frames waited.
 
     Parameters
     ----------
@@ -47,11 +52,20 @@ class Pace:
         self._after: deque[tuple[float, float]] = deque(maxlen=FRAMES)
         self._sizes: deque[tuple[float, float]] = deque(maxlen=FRAMES)
         self._live_seconds, self._live_at = 0.0, time.monotonic()
+        self._flow: deque[tuple[float, int]] = deque(maxlen=CROWDED_BATCHES)
+        self._crowded_at: float | None = None  # when the last batch ended, if frames waited then
+        self._preparing = 0
 
     @property
     def device_seconds(self) -> float:
-        """How long a tile keeps those behind it waiting: all workers share the queue."""
+        """How long a tile keeps the network busy: all workers share the queue."""
         return self.tile_seconds / self.workers
+
+    @property
+    def queue_seconds(self) -> float:
+        """How long a tile keeps those behind it waiting."""
+        seconds, tiles = (sum(column) for column in zip(*self._flow, strict=True)) if self._flow else (0.0, 0)
+        return max(self.device_seconds, seconds / tiles if tiles else 0.0)
 
     @property
     def live_share(self) -> float:
@@ -59,9 +73,22 @@ class Pace:
         faded = self._live_seconds * math.exp((self._live_at - time.monotonic()) / MEMORY)
         return min(faded / (MEMORY * self.workers), 1.0)
 
-    def learn(self, seconds: float, batch: Batch) -> None:
-        """Take a finished batch into account; company is expected after company, and soon forgotten."""
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """While a frame is received, but not yet in the queue."""
+        self._preparing += 1
+        try:
+            yield
+        finally:
+            self._preparing -= 1
+
+    def learn(self, seconds: float, batch: Batch, frames: int = 0) -> None:
+        """Take a finished batch into account, and how many frames wait for the network or are with it.
+
+        Company is expected after company, and soon forgotten.
+        """
         jobs = {job for job, _ in batch}
+        self._note_flow(len(batch), self._preparing + frames > self.workers)
         self._company = 1.0 if len(jobs) > 1 else self._company / 2
         if any(job.priority == SHADOW for job in jobs):
             return  # another network, which no caller waits for
@@ -83,6 +110,12 @@ class Pace:
     def window(self, tiles: int) -> float:
         """How long so few tiles should wait for more, in seconds."""
         return self._company * min(self.max_window, WINDOW_SHARE * self.tile_seconds * tiles)
+
+    def _note_flow(self, tiles: int, crowded: bool) -> None:
+        now = time.monotonic()
+        if self._crowded_at is not None and crowded:
+            self._flow.append((min(now - self._crowded_at, LONGEST_GAP), tiles))
+        self._crowded_at = now if crowded else None
 
     def _note_live(self, seconds: float) -> None:
         now = time.monotonic()

@@ -14,8 +14,9 @@ from lynceus.catalogue import ModelInfo
 from lynceus.detector import Detector
 from lynceus.errors import BundleError
 from lynceus.frame import Frame
+from lynceus.precision import Precision
+from service.versions import STABLE
 
-STABLE, CANARY = "stable", "canary"
 TRIAL_SIDE, TRIAL_STARS, TRIAL_FWHM = 320, 16, 4.0  # pixels, stars on a grid, pixels
 TRIAL_SKY, TRIAL_NOISE, TRIAL_PEAK = 1000.0, 10.0, 2000.0  # ADU
 TRIAL_SHARE = 0.75  # of the stars that a version must find; as many false ones are too many
@@ -67,7 +68,7 @@ class Served:
         }
 
 
-def load_version(folder: Path, device: torch.device, workers: int) -> Bundle:
+def load_version(folder: Path, device: torch.device, workers: int, precision: Precision = "float32") -> Bundle:
     """Load a verified version, warm it up and try it out.
 
     Raises
@@ -75,7 +76,7 @@ def load_version(folder: Path, device: torch.device, workers: int) -> Bundle:
     BundleError
         If it is damaged, or does not find the stars of the built-in frame.
     """
-    bundle = load_bundle(folder, device, workers)
+    bundle = load_bundle(folder, device, workers, precision)
     warm_up(bundle.detector)
     try_out(bundle)
     return bundle

@@ -15,9 +15,10 @@ from service.journal import Journal
 from service.lineup import draw
 from service.metrics import Metrics
 from service.question import Question
-from service.served import CANARY, Served
+from service.served import Served
 from service.settings import Settings
 from service.turns import SHADOW
+from service.versions import CANARY
 from service.watch import Stopwatch
 
 LOOK = 0.02  # seconds between two looks whether callers wait

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from service.batcher import TileBatcher
+from service.device import asked_device
 from service.gpu import GpuSampler
 from service.metrics import Metrics
 from service.settings import Settings
@@ -25,7 +26,7 @@ class Telemetry:
     """
 
     def __init__(self, settings: Settings, nvml: Any = None) -> None:
-        self.metrics = Metrics(settings.latency_buckets, settings.device_type)
+        self.metrics = Metrics(settings.latency_buckets, asked_device(settings))
         self.tracing = Tracing()
         self._gpus = GpuSampler(self.metrics.gpu_failures, settings.gpu_poll, nvml)
         self.metrics.add_observer(self._gpus)

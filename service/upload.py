@@ -14,7 +14,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from lynceus.errors import TooLargeError
-from lynceus.fits_file import BZIP2, GZIP, Limits, open_fits
+from lynceus.fits_file import BZIP2, GZIP, open_fits
+from lynceus.reading import Limits
 from service.refusals import BadParameterError, ClientGoneError, DiskFullError, SlowUploadError
 
 FRAME_PARTS = frozenset({"frame", "mask", "weight"})  # FITS; any other part may be a table in any format

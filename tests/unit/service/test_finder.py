@@ -16,10 +16,10 @@ from lynceus.errors import StoreError
 from model_store import Ref
 from model_store.tracks import step_on
 from service.app import create_app
-from service.keeper import wanted_version
 from service.lineup import Lineup
-from service.served import CANARY, STABLE, Served
+from service.served import Served
 from service.settings import Settings
+from service.versions import CANARY, STABLE, wanted_version
 from tests.fakes import SMALL_TILES, FixedNetwork, fits_bytes, fixed_bundle, star_field
 
 

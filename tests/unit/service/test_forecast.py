@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service import pace as pace_module
 from service.batcher import TileBatcher
 from service.forecast import Need, finishes, is_pressed, lateness
-from service.pace import OUTLIER, typical_ratio
+from service.pace import LONGEST_GAP, OUTLIER, Pace, typical_ratio
 from service.refusals import OverloadedError
 from service.turns import Job, Turns
 from tests.fakes import blank_tile
@@ -53,6 +54,47 @@ def test_a_typical_ratio_lies_among_the_ratios(pairs: list[tuple[float, float]])
 
 def test_one_stall_hardly_counts() -> None:
     assert typical_ratio([(0.01, 1)] * 20 + [(60, 1)]) < 0.01 * (1 + OUTLIER / 10)
+
+
+class Clock:
+    """Monotonic time that goes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(pace_module.time, "monotonic", lambda: self.now)
+
+    def batches(self, pace: Pace, gap: float, count: int, frames: int) -> None:
+        """Let so many batches of two tiles end, which took the network 0.2 s each."""
+        taught = Job([blank_tile()] * 2, list, None, lambda: None)  # type: ignore[arg-type]
+        for _ in range(count):
+            self.now += gap
+            pace.learn(0.2, [(taught, 0), (taught, 1)], frames)
+
+
+def test_those_who_wait_are_told_the_flow_of_the_whole_house(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pace = Clock(monkeypatch), Pace(0.0, workers=2)
+    clock.batches(pace, gap=9, count=20, frames=1)  # alone: nobody waits, and gaps are idle time
+    assert pace.queue_seconds == pytest.approx(pace.device_seconds) == pytest.approx(0.05)
+    clock.batches(pace, gap=0.3, count=20, frames=3)
+    assert pace.queue_seconds == pytest.approx(0.15)
+    clock.batches(pace, gap=9, count=20, frames=0)
+    assert pace.queue_seconds == pytest.approx(0.15)  # nothing new was learned of a crowd
+
+
+def test_frames_that_are_decoded_are_part_of_the_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pace = Clock(monkeypatch), Pace(0.0, workers=1)
+    with pace.preparing():
+        clock.batches(pace, gap=0.3, count=20, frames=1)
+    assert pace.queue_seconds == pytest.approx(0.15)
+    clock.batches(pace, gap=0.6, count=20, frames=1)
+    assert pace.queue_seconds == pytest.approx(0.15)
+
+
+def test_a_stall_is_not_the_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pace = Clock(monkeypatch), Pace(0.0, workers=1)
+    clock.batches(pace, gap=0.4, count=100, frames=5)
+    clock.batches(pace, gap=600, count=1, frames=5)
+    assert pace.queue_seconds < 0.2 + LONGEST_GAP / 200
 
 
 def job(tiles: int, due: float, arrived: float = 0.0) -> Job:

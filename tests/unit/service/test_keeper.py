@@ -8,11 +8,11 @@ import pytest
 from lynceus.errors import StoreError
 from model_store import Ref
 from model_store.local import LocalStore
-from service.keeper import Keeper, check_store
+from service.keeper import Keeper
 from service.metrics import Metrics
 from service.refusals import UnknownModelError
-from service.served import CANARY
 from service.settings import Settings
+from service.versions import CANARY, check_store
 from tests.fakes import fixed_bundle
 from tests.variants import jitter, save_variant
 

@@ -6,7 +6,8 @@ import pytest
 from lynceus.bundle import Bundle
 from service.lineup import Lineup, draw
 from service.refusals import UnknownModelError
-from service.served import CANARY, STABLE, Served
+from service.served import Served
+from service.versions import CANARY, STABLE
 from tests.fakes import fixed_bundle
 
 FRAMES = [hashlib.sha256(bytes([number % 256, number // 256])).hexdigest() for number in range(2000)]

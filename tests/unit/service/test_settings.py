@@ -1,12 +1,17 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lynceus.errors import BundleError, LynceusError
-from service.app import check_start, create_app
+from model_store import DEFAULT
+from service.device import chosen_device
+from service.keys import KeysError
 from service.settings import Settings
-from tests.fakes import fixed_bundle
+from service.start import check_start
 
 
 def test_every_setting_is_described() -> None:
@@ -30,12 +35,27 @@ def test_limits_and_keywords_can_be_set_one_by_one(monkeypatch: pytest.MonkeyPat
 
 def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert Settings(device="auto").chosen_device().type == "cpu"
+    assert chosen_device(Settings(device="auto")).type == "cpu"
     with pytest.raises(LynceusError, match="no GPU"):
-        check_start(create_app(Settings(device="cuda"), fixed_bundle()))
+        check_start(Settings(device="cuda"))
 
 
 def test_without_a_bundle_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
-        check_start(create_app(Settings(device="cpu", bundle=tmp_path)))
-    check_start(create_app(Settings(device="cpu", bundle=tmp_path), fixed_bundle()))
+        check_start(Settings(device="cpu", bundle=tmp_path))
+    check_start(Settings(device="cpu", bundle=DEFAULT))
+
+
+@pytest.mark.parametrize("keys", ["", "dome short"])
+def test_with_bad_keys_it_does_not_start(tmp_path: Path, keys: str) -> None:
+    (tmp_path / "keys").write_text(keys)
+    with pytest.raises(KeysError):
+        check_start(Settings(device="cpu", api_keys_file=tmp_path / "keys"))
+
+
+def test_whoever_only_supervises_imports_no_torch() -> None:
+    heavy = {"torch", "astropy", "scipy", "fastapi"}
+    code = f"import sys, service.bento; service.bento.Lynceus.inner.check(); print(*{heavy} & {{*sys.modules}})"
+    environment = {"PATH": os.defpath, "LYNCEUS_DEVICE": "auto"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -18,9 +18,10 @@ from service.batcher import TileBatcher
 from service.frames import Opened, Pipeline
 from service.metrics import Metrics
 from service.question import Question
-from service.served import CANARY, Served
+from service.served import Served
 from service.settings import Settings
 from service.shadow import Shadow
+from service.versions import CANARY
 from service.watch import Stopwatch
 from tests.fakes import SMALL_TILES, FixedNetwork, fixed_bundle, star_field
 
