@@ -10,6 +10,7 @@ RUN ?= runs/$(basename $(notdir $(RECIPE)))
 STORE ?= $(RUN)/store
 VERSION ?= 0.1.0
 LOAD ?=
+BENCH ?=
 SOAK ?=
 FUZZ_SECONDS ?= 600
 
@@ -54,8 +55,8 @@ lint: $(READY) ## format check, lint, types, import contracts
 format: $(READY) ## format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: $(READY) ## time service, detector, naive torchvision loop and sep side by side
-	@$(PY) -m tests.bench
+bench: $(READY) ## time stages, detector, service, clients and starts beside their rivals (BENCH="--only detector,growth --rounds 9")
+	@$(PY) -m tests.bench $(BENCH)
 
 observability: $(READY) ## write Grafana's dashboard and the PrometheusRule anew; check and test the rules if promtool is there
 	@$(PY) deploy/observability/render.py
@@ -80,8 +81,8 @@ train: $(READY) ## simulate, train, publish (RECIPE=path, RUN=folder, STORE=fold
 	@$(PY) -m training train $(RECIPE) --run $(RUN)
 	@$(PY) -m training publish $(RECIPE) --run $(RUN) --store $(STORE) --version $(VERSION)
 
-deep: ## make the default bundle again: two and a half hours of a CPU thread and more; goes on where it stopped
-	@$(MAKE) train RECIPE=training/recipes/deep.toml VERSION=0.2.0
+deep: ## make the default bundle again, from the one before it: two hours of a CPU thread and more; goes on where it stopped
+	@$(MAKE) train RECIPE=training/recipes/deeper.toml RUN=runs/deeper VERSION=0.3.0
 
 rival: $(READY) ## score the bundle on every scene beside SExtractor at its best (BUNDLE=path)
 	@$(PY) -m training rival $(BUNDLE)

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.running import free_port, running
-from lynceus.detector import DetectorSpec
 from lynceus.frame import read_frame
 from lynceus.overlay import draw_overlay
-from lynceus.sky import estimate_sky
+from lynceus.sky import SkySpec, estimate_sky
 
 console = Console(width=100, highlight=False)
 DEMO_SEED = [4, 4]  # in no training, tuning or validation set
@@ -90,7 +89,7 @@ def draw(path: Path, answer: dict[str, Any], target: Path) -> None:
     """Draw the boxes on the frame."""
     frame = read_frame(path.read_bytes())
     boxes = np.array([row["box"] for row in answer["detections"]], float).reshape(-1, 4)
-    draw_overlay(frame, estimate_sky(frame, DetectorSpec().sky), boxes, target)
+    draw_overlay(frame, estimate_sky(frame, SkySpec()), boxes, target)
 
 
 def _cell(value: Any) -> str:

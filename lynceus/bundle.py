@@ -13,6 +13,8 @@ from lynceus.detector import Detector, DetectorSpec
 from lynceus.durable import new_folder
 from lynceus.errors import BundleError
 from lynceus.network import Network, NetworkSpec, fold_batch_norms
+from lynceus.onednn import use_onednn
+from lynceus.precision import Precision, chosen_dtype
 from lynceus.spec import Spec
 from lynceus.sums import CARD, MANIFEST, NAME, REPORT, WEIGHTS, label_of, read_file, seal, sha256_of, verify
 
@@ -104,7 +106,9 @@ def save_bundle(folder: Path, network: Network, manifest: Manifest, report: dict
     return manifest
 
 
-def load_bundle(folder: Path, device: torch.device | str = "cpu", workers: int = 1) -> Bundle:
+def load_bundle(
+    folder: Path, device: torch.device | str = "cpu", workers: int = 1, precision: Precision = "float32"
+) -> Bundle:
     """Read and verify a version, then build its detector.
 
     Parameters
@@ -115,6 +119,8 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu", workers: int =
         Where the network shall run.
     workers : int
         See `Detector`.
+    precision : {"auto", "float32", "bfloat16"}
+        See `chosen_dtype`.
 
     Raises
     ------
@@ -131,7 +137,9 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu", workers: int =
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise BundleError(f"{label_of(folder)}: {WEIGHTS} does not fit the network of its {MANIFEST}") from error
     fold_batch_norms(network.eval())
+    use_onednn(network)
     network = network.to(device).to(memory_format=torch.channels_last)
+    network.calculate_in(chosen_dtype(precision, torch.device(device)))
     return Bundle(Detector(network, manifest.detector, device, workers), manifest)
 
 

@@ -1,16 +1,18 @@
 """Blocks of sources in the formats people read: JSON, VOTable, ECSV, CSV, FITS, FITS_LDAC, SExtractor, DS9."""
 
-import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO, StringIO
 from typing import Any
 
 import numpy as np
+import orjson
 from astropy.io import fits
 from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
+from lynceus.cells import cells_of, rows_of
 from lynceus.columns import COLUMNS, Block, ModelInfo, Origin, columns_of, facts_of, plain
 from lynceus.errors import FormatError
 from lynceus.frame import Frame
@@ -20,6 +22,8 @@ __all__ = ["COLUMNS", "FORMATS", "Block", "Format", "ModelInfo", "format_named",
 
 SCHEMA_VERSION = "1.0"
 BOX = ("x_min", "y_min", "x_max", "y_max")
+FORMS = {"f": "%.10g", "i": "%d", "U": "%s"}  # of a cell, by the kind of its column
+WORD = re.compile(r"[\w.+-]+")
 CARD = 80  # characters of a FITS header card
 COLOURS = ("green", "cyan", "magenta", "yellow", "red", "blue")
 
@@ -66,19 +70,19 @@ def table_of(block: Block, origin: Origin) -> Table:
         table[column.name].meta["ucd"] = column.ucd
     table.meta = {
         "frame": facts_of(block.frame, block.summary),
-        "model": asdict(block.model),
+        "model": asdict(block.model) | {"classes": list(block.model.classes)},
         "warnings": list(block.warnings),
     }
     return table
 
 
 def write_json(blocks: Sequence[Block]) -> bytes:
-    """One object for one block; `frames` of several."""
+    """One object for one block; `frames` of several. NaN and infinity become null: JSON knows neither."""
     written = [_json_block(block) for block in blocks]
     if len(written) == 1:
-        return _dumps({"schema_version": SCHEMA_VERSION, **written[0]})
+        return orjson.dumps({"schema_version": SCHEMA_VERSION, **written[0]})
     total = {"count": sum(block["count"] for block in written), "overflow": any(block["overflow"] for block in written)}
-    return _dumps({"schema_version": SCHEMA_VERSION, **total, "frames": written})
+    return orjson.dumps({"schema_version": SCHEMA_VERSION, **total, "frames": written})
 
 
 def _json_block(block: Block) -> dict[str, Any]:
@@ -95,32 +99,21 @@ def _json_block(block: Block) -> dict[str, Any]:
 
 
 def _json_rows(block: Block) -> list[dict[str, Any]]:
-    columns = {column.name: _nullable(values) for column, values in columns_of(block, "array")}
+    columns = {column.name: values.tolist() for column, values in columns_of(block, "array")}
     boxes = [list(box) for box in zip(*(columns.pop(edge) for edge in BOX), strict=True)]
     names = [*list(columns)[:3], "box", *list(columns)[3:]]
     columns["box"] = boxes
     return [dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)]
 
 
-def _nullable(values: NDArray[Any]) -> list[Any]:
-    """Plain numbers, None for NaN and infinity: JSON knows neither."""
-    if values.dtype.kind != "f" or np.isfinite(values).all():
-        return list(values.tolist())
-    return [value if finite else None for value, finite in zip(values.tolist(), np.isfinite(values), strict=True)]
-
-
-def _dumps(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
-
-
 def write_ecsv(blocks: Sequence[Block]) -> bytes:
     """Astropy's ECSV; several blocks are told apart by a column `hdu`."""
-    return _text(_stacked(blocks), "ascii.ecsv")
+    return _text(_stacked(blocks), "ascii.ecsv", " ")
 
 
 def write_csv(blocks: Sequence[Block]) -> bytes:
     """Comma-separated with a line of names; several blocks are told apart by a column `hdu`."""
-    return _text(_stacked(blocks), "ascii.csv")
+    return _text(_stacked(blocks), "ascii.csv", ",")
 
 
 def _stacked(blocks: Sequence[Block]) -> Table:
@@ -130,15 +123,22 @@ def _stacked(blocks: Sequence[Block]) -> Table:
     for table, block in zip(tables, blocks, strict=True):
         table.add_column(np.full(len(table), block.frame.hdu), name="hdu", index=0)
     meta = [table.meta for table in tables]
-    stacked = vstack(tables, metadata_conflicts="silent")
+    stacked = vstack(tables, metadata_conflicts="silent").filled(np.nan)
     stacked.meta = {"frames": meta}
     return stacked
 
 
-def _text(table: Table, form: str) -> bytes:
-    output = StringIO()
-    table.write(output, format=form)
-    return output.getvalue().encode()
+def _text(table: Table, form: str, delimiter: str) -> bytes:
+    """Astropy's head of a table, and its rows: astropy would write them cell by cell."""
+    head = StringIO()
+    table[:0].write(head, format=form)
+    columns = [cells_of(np.asarray(table[name]), b"nan", _quoted) for name in table.colnames]
+    return head.getvalue().encode() + rows_of(columns, b"", delimiter.encode(), b"\n")
+
+
+def _quoted(text: str) -> str:
+    """A cell that a reader of separated values takes for one."""
+    return text if WORD.fullmatch(text) else '"' + text.replace('"', '""') + '"'
 
 
 def write_fits(blocks: Sequence[Block]) -> bytes:
@@ -219,29 +219,31 @@ def _sextractor_values(name: str, block: Block) -> NDArray[Any]:
 def write_sextractor(blocks: Sequence[Block]) -> bytes:
     """SExtractor's ASCII_HEAD; several blocks are told apart by a last column EXT_NUMBER."""
     names: list[tuple[str, str, str]] = []
-    rows: list[list[str]] = []
+    rows: list[str] = []
+    several = len(blocks) > 1
     for block in blocks:
         present = list(columns_of(block, "fits"))
         heads = [(column.sextractor, column.description, column.unit) for column, _ in present]
         names = heads if len(heads) > len(names) else names
         columns = [_sextractor_values(column.name, block) if column.pixel else values for column, values in present]
-        cells = [[_cell(value) for value in column.tolist()] for column in columns]
-        rows += [[*row, str(block.frame.hdu)] for row in zip(*cells, strict=True)]
-    several = len(blocks) > 1
+        form = " ".join(FORMS[column.dtype.kind] for column in columns) + (f" {block.frame.hdu}" if several else "")
+        rows += [form % row for row in zip(*map(_plain_values, columns), strict=True)]
     if several:
         names = [*names, ("EXT_NUMBER", "FITS extension number", "")]
     lines = [
         f"# {number:3d} {name:<22s} {description:<58s}" + (f" [{unit}]" if unit else "")
         for number, (name, description, unit) in enumerate(names, start=1)
     ]
-    lines += [" ".join(row if several else row[:-1]) for row in rows]
-    return ("\n".join(line.rstrip() for line in lines) + "\n").encode()
+    return ("\n".join([line.rstrip() for line in lines] + rows) + "\n").encode()
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.10g}" if np.isfinite(value) else "nan"
-    return str(value).replace(" ", "_") or "-"
+def _plain_values(column: NDArray[Any]) -> list[Any]:
+    """Values that `%` writes as one word each."""
+    if column.dtype.kind == "f":
+        return list(np.where(np.isfinite(column), column, np.nan).tolist())
+    return (
+        [value.replace(" ", "_") or "-" for value in column.tolist()] if column.dtype.kind == "U" else column.tolist()
+    )
 
 
 def write_ds9(blocks: Sequence[Block]) -> bytes:

@@ -162,13 +162,14 @@ class Detector:
         return self.join(cut, found)
 
     def cut(self, frame: Frame) -> Cut:
-        """Estimate the sky, cut the tiles and look for trails."""
-        sky = estimate_sky(frame, self.spec.sky)
-        spec = self.spec
-        scale = fine_scale(frame, spec.fine, spec.sky, spec.measure) if spec.fine else 1
-        tiles = cut_tiles(*enlarged(frame, sky, scale), spec.tile)
-        trails = find_trails(frame, sky, self.spec.trails) if self.spec.trails else []
-        return Cut(sky, tiles, self._coarse_tiles(frame), frame, tuple(trails), scale)
+        """Estimate the sky, cut the tiles and look for trails; the coarse pass is made ready aside."""
+        spec, sky = self.spec, estimate_sky(frame, self.spec.sky)
+        with ThreadPoolExecutor(1) as aside:
+            coarse = aside.submit(self._coarse_tiles, frame)
+            scale = fine_scale(frame, spec.fine, spec.sky, spec.measure) if spec.fine else 1
+            tiles = cut_tiles(*enlarged(frame, sky, scale), spec.tile)
+            trails = find_trails(frame, sky, spec.trails) if spec.trails else []
+        return Cut(sky, tiles, coarse.result(), frame, tuple(trails), scale)
 
     def _coarse_tiles(self, frame: Frame) -> list[Tile]:
         if not self.spec.coarse or max(frame.shape) < 2 * self.spec.coarse * self.spec.tile.overlap:
@@ -187,11 +188,16 @@ class Detector:
     def infer(self, tiles: Sequence[Tile]) -> list[Found]:
         """Look at one batch of tiles of one size, in this thread."""
         with torch.inference_mode():
-            pixels, window, phase = (part.to(self.device, non_blocking=True) for part in stack_tiles(tiles))
+            pixels, window, phase = (self._sent(part) for part in stack_tiles(tiles))
             normalised = normalise(pixels, window, phase, tiles[0].mesh, self.spec.normalise)
-            seen = normalised.flatten(1).any(dim=1)  # a tile without one pixel off the sky, or all masked, is empty
-            raw = iter(self.network(normalised[seen]) if seen.any() else ())
-            return [_to_found(next(raw)) if some else Found(Detections.empty()) for some in seen.tolist()]
+            seen = normalised.flatten(1).any(dim=1).tolist()  # a tile all at the sky's level, or masked, is empty
+            raw = self.network(normalised if all(seen) else normalised[seen]) if any(seen) else ()
+            found = iter(_to_found(raw))
+            return [next(found) if some else Found(Detections.empty()) for some in seen]
+
+    def _sent(self, part: Tensor) -> Tensor:
+        """The same on the device; from pinned memory a GPU fetches it while this thread goes on."""
+        return part.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else part
 
     def join(self, cut: Cut, found: Sequence[Found]) -> Detections:
         """Merge what was found in the tiles of a cut into one list."""
@@ -216,6 +222,14 @@ class Detector:
         return merge_passes(fine, coarse, cut.frame.shape, self.spec.tile.overlap)
 
 
-def _to_found(raw: RawDetections) -> Found:
-    boxes, scores, labels = (part.cpu().numpy() for part in (raw.boxes.float(), raw.scores.float(), raw.labels))
-    return Found(Detections(boxes, scores, labels.astype(np.int64)), raw.capped)
+def _to_found(raw: Sequence[RawDetections]) -> list[Found]:
+    """The lists of all tiles, in one copy from the device."""
+    if not raw:
+        return []
+    columns = [(one.boxes.float(), one.scores.float()[:, None], one.labels.float()[:, None]) for one in raw]
+    rows = torch.cat([torch.cat(parts, dim=1) for parts in columns]).cpu().numpy()
+    ends = np.cumsum([len(one.boxes) for one in raw])
+    return [
+        Found(Detections(part[:, :4].copy(), part[:, 4].copy(), part[:, 5].astype(np.int64)), one.capped)
+        for part, one in zip(np.split(rows, ends[:-1]), raw, strict=True)
+    ]

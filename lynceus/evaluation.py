@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
 
 from lynceus.columns import ModelInfo, plain
 from lynceus.detections import Detections
@@ -17,6 +16,9 @@ from lynceus.overlay import Marks, draw_marks
 from lynceus.pages import BLUE, GREEN, GREY, ORANGE, RED, chart, page, png_uri
 from lynceus.sky import Sky
 from lynceus.truth import Truth
+
+if TYPE_CHECKING:  # it takes a second to import
+    from matplotlib.axes import Axes
 
 __all__ = ["Bin", "Counts", "Evaluation", "evaluation_page"]
 
@@ -239,7 +241,7 @@ def _curve(bins: Sequence[Bin], along: str, name: str, colour: str) -> Markup | 
     shares = np.array([bins[place].share for place in places])
     spread = np.abs(np.array([bins[place].interval for place in places]).T - shares)
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         axes.errorbar(places, shares, spread, fmt="o-", color=colour, linewidth=1.6, markersize=5, elinewidth=1.2)
         step = -(-len(bins) // MOST_LABELS)
         labels = [f"{_range(one)}\n{one.count:,}" for one in bins]

@@ -8,7 +8,7 @@ from astropy.io.fits import Header
 from astropy.time import Time, TimeDelta
 
 from lynceus.fits_file import number, quiet, text
-from lynceus.spec import Spec
+from lynceus.reading import Keywords
 
 OLD_DATE = re.compile(r"(\d\d)/(\d\d)/(\d\d)")  # DD/MM/YY, until 1999
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -17,30 +17,6 @@ CLOCK = re.compile(r"\d{1,2}:\d{1,2}(:\d{1,2}(\.\d*)?)?")
 TIME_SCALES = {"TAI": "tai", "TT": "tt", "TDT": "tt", "TDB": "tdb"}
 LONGEST_EXPOSURE = 1e8  # seconds
 FAINTEST_ZERO_POINT = 100.0  # magnitudes
-
-
-class Keywords(Spec):
-    """The header keywords each fact is looked up under, the first usable wins.
-
-    Only keywords whose meaning is the fact's are here. Left out on purpose: ESO's `DET OUT1 GAIN`
-    (ADU per electron, the inverse), `DATAMAX` (often just the largest pixel), `MAGZPT` and `L1ZP`
-    (of 1 ADU *per second*), `FULLWELL` (electrons).
-    """
-
-    # Amateur and CMOS cameras write a setting of the amplifier as GAIN, and the gain itself as EGAIN.
-    gain: tuple[str, ...] = ("EGAIN", "GAIN", "GAINEFF", "ATODGAIN", "CCDGAIN", "ESO DET OUT1 CONAD")
-    read_noise: tuple[str, ...] = (
-        "RDNOISE", "READNOIS", "READNOISE", "RDNOIS", "ENOISE", "RON", "READNSE", "ESO DET OUT1 RON"
-    )  # fmt: skip
-    saturation: tuple[str, ...] = ("SATURATE", "SATLEVEL", "SATURLEV", "MAXLIN")
-    exposure_time: tuple[str, ...] = ("EXPTIME", "EXPOSURE", "EXP_TIME", "EXPOSURETIME", "ITIME")
-    date_obs: tuple[str, ...] = ("DATE-OBS", "DATE-BEG", "DATE_OBS", "UTDATE")
-    time_obs: tuple[str, ...] = ("TIME-OBS", "UTSTART", "UT", "UTC-OBS", "UT-OBS", "TIME_OBS", "UTC")
-    mjd_obs: tuple[str, ...] = ("MJD-OBS", "MJD-BEG", "MJD_OBS")
-    filter: tuple[str, ...] = ("FILTER", "FILTNAM", "FILTER1", "BAND", "ESO INS FILT1 NAME")
-    zero_point: tuple[str, ...] = ("MAGZERO", "PHOTZP", "MAGZP")
-    data_section: tuple[str, ...] = ("DATASEC",)
-    bayer_pattern: tuple[str, ...] = ("BAYERPAT", "COLORTYP", "FILTER")
 
 
 @dataclass(frozen=True)

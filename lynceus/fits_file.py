@@ -21,7 +21,7 @@ import astropy
 from astropy.io import fits
 
 from lynceus.errors import FrameError, NotFitsError, TooLargeError
-from lynceus.spec import Spec
+from lynceus.reading import Limits
 
 BLOCK = 2880
 CARD = 80
@@ -43,27 +43,6 @@ PRINTABLE = bytes(byte if 32 <= byte < 127 else ord(" " if byte < 32 else "?") f
 
 # warnings.catch_warnings swaps global state, and frames are decoded in several threads.
 _quiet_lock = threading.RLock()
-
-
-class Limits(Spec):
-    """What a file may cost, checked before anything is allocated.
-
-    Attributes
-    ----------
-    bytes : int
-        Size of the file, compressed and after decompression.
-    pixels : int
-        Pixels decoded from one file.
-    header_cards : int
-        Cards in all headers together.
-    hdus : int
-        HDUs in a file.
-    """
-
-    bytes: int = 2 * 1024**3
-    pixels: int = 20_000 * 20_000
-    header_cards: int = 100_000
-    hdus: int = 1000
 
 
 @dataclass(frozen=True, eq=False)

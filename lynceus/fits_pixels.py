@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lynceus.detections import Floats
 from lynceus.errors import FrameError, TooLargeError
-from lynceus.fits_file import Hdu, Limits, number, quiet, text, value
+from lynceus.fits_file import Hdu, number, quiet, text, value
+from lynceus.reading import Limits
 
 DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 STRIP = 1 << 18  # pixels scaled at a time, so that float64 never exists for the whole frame

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from lynceus.celestial import celestial_wcs, pixel_scale, to_icrs
 from lynceus.detections import Floats
 from lynceus.errors import FrameError, LynceusError, NoSuchHduError, TooLargeError
-from lynceus.facts import Facts, Keywords, first_text, read_facts
-from lynceus.fits_file import Hdu, Limits, open_fits, text
+from lynceus.facts import Facts, first_text, read_facts
+from lynceus.fits_file import Hdu, open_fits, text
 from lynceus.fits_pixels import read_pixels
 from lynceus.levels import clip_saturated, equalise_bayer, find_step, mask_outside, usable
+from lynceus.reading import Keywords, Limits
 
 __all__ = ["MIN_SIDE", "Facts", "Frame", "Keywords", "Limits", "read_frame", "read_frames", "read_plane"]
 
@@ -154,6 +155,7 @@ def read_frame(
     *,
     limits: Limits = DEFAULT_LIMITS,
     keywords: Keywords = DEFAULT_KEYWORDS,
+    sha256: str | None = None,
 ) -> Frame:
     """Read one frame of a FITS file.
 
@@ -168,6 +170,8 @@ def read_frame(
         What the file may cost.
     keywords : Keywords
         Where in the header the facts are.
+    sha256 : str or None
+        Of the file, where it is known already.
 
     Returns
     -------
@@ -188,10 +192,16 @@ def read_frame(
     with _only_frame_errors():
         hdus = open_fits(data, limits)
         chosen = _first_frame(hdus) if hdu is None else _find(hdus, hdu)
-        return _read(chosen, hdus[0], hashlib.sha256(data).hexdigest(), limits, keywords)
+        return _read(chosen, hdus[0], sha256 or _sha256_of(data), limits, keywords)
 
 
-def read_frames(data: bytes, *, limits: Limits = DEFAULT_LIMITS, keywords: Keywords = DEFAULT_KEYWORDS) -> list[Frame]:
+def read_frames(
+    data: bytes,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    keywords: Keywords = DEFAULT_KEYWORDS,
+    sha256: str | None = None,
+) -> list[Frame]:
     """Read every frame of a mosaic.
 
     Parameters
@@ -202,6 +212,8 @@ def read_frames(data: bytes, *, limits: Limits = DEFAULT_LIMITS, keywords: Keywo
         What the file may cost, all its frames together.
     keywords : Keywords
         Where in the headers the facts are.
+    sha256 : str or None
+        Of the file, where it is known already.
 
     Returns
     -------
@@ -221,8 +233,7 @@ def read_frames(data: bytes, *, limits: Limits = DEFAULT_LIMITS, keywords: Keywo
         pixels = sum(prod(hdu.shape) for hdu in wanted)
         if pixels > limits.pixels and not hdus[-1].fault:
             raise TooLargeError(f"the frames have {pixels} pixels together; the limit is {limits.pixels}")
-        sha256 = hashlib.sha256(data).hexdigest()
-        return _read_all(wanted, hdus[0], sha256, limits, keywords)
+        return _read_all(wanted, hdus[0], sha256 or _sha256_of(data), limits, keywords)
 
 
 def read_plane(data: bytes, shape: tuple[int, int], *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.float32]:
@@ -256,6 +267,10 @@ def read_plane(data: bytes, shape: tuple[int, int], *, limits: Limits = DEFAULT_
             height, width = hdu.plane_shape or (0, 0)
             raise FrameError(f"the mask or weight is {height} x {width}; the frame is {shape[0]} x {shape[1]}")
         return read_pixels(hdu, limits).pixels
+
+
+def _sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager

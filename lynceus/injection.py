@@ -15,9 +15,10 @@ from pydantic import Field
 from scipy.spatial import cKDTree
 
 from lynceus.detections import Floats
-from lynceus.fits_file import Hdu, Limits, number, open_fits, quiet, value
+from lynceus.fits_file import Hdu, number, open_fits, quiet, value
 from lynceus.fits_pixels import DTYPES, read_pixels
 from lynceus.frame import Frame
+from lynceus.reading import Limits
 from lynceus.sky import Sky
 from lynceus.spec import Spec
 

@@ -1,6 +1,6 @@
 """Measure what was found: positions, fluxes, shapes and flags of every source, and the facts of the frame."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ __all__ = ["Flag", "FrameSummary", "MeasureSpec", "Sources", "measure", "summari
 
 NEIGHBOURS_SEEN = 6  # nearest detections that are looked at for flags
 MEASURED = ("flux", "flux_err", "flux_aper", "flux_aper_err", "snr", "fwhm", "ellipticity", "theta", "a", "b")
+BAND = 2**25  # pixels whose noise is held at once
 LARGEST_APERTURE = 1024.0  # greater semi-axis in pixels; a larger one is cut to it and flagged
 POINT_SOURCE_SPREAD = 0.15  # of the FWHM of point sources about the seeing, as a fraction
 
@@ -71,12 +72,20 @@ class MeasureSpec(Spec):
 
 @dataclass(frozen=True, eq=False)
 class _Plane:
-    """What is summed: counts over the sky and its noise, (H, W), in ADU; the bad pixels; electrons per ADU."""
+    """What is summed: counts over the sky (H, W), in ADU; the bad pixels (H, W); the sky; electrons per ADU."""
 
     data: NDArray[np.float32]
-    noise: NDArray[np.float32]
     bad: NDArray[np.bool_]
+    sky: Sky
     gain: float | None
+    _held: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)
+
+    def noise_in(self, first: int, last: int) -> NDArray[np.float32]:
+        """The noise in some rows, (last - first, W), in ADU; those asked for last are held."""
+        if (first, last) not in self._held:
+            self._held.clear()
+            self._held[first, last] = self.sky.noise_in(first, last)
+        return self._held[first, last]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +134,7 @@ def measure(frame: Frame, detections: Detections, sky: Sky, spec: MeasureSpec) -
         return unmeasured(frame, detections)
     plane = _over_sky(frame, sky)
     x, y, off = _centres(frame, detections)
-    local = plane.noise[np.rint(y).astype(int), np.rint(x).astype(int)].astype(np.float64)
+    local = sky.noise_at(np.rint(y).astype(int), np.rint(x).astype(int)).astype(np.float64)
     shapes = measure_shapes(plane.data, plane.bad, x, y, _box_variance(detections, spec), local, plane.gain)
     fwhm = FWHM_PER_SIGMA * shapes.radius
     distance, neighbour = _neighbours(shapes)
@@ -205,12 +214,12 @@ def summarise(frame: Frame, sources: Sources, sky: Sky, spec: MeasureSpec) -> Fr
 
 def _over_sky(frame: Frame, sky: Sky) -> _Plane:
     """Subtract the sky; `sep` takes no NaN, so bad pixels hold 0 and are masked."""
-    level, noise = sky.upsampled()
+    level = sky.level_in(0, frame.shape[0])
     with np.errstate(over="ignore", invalid="ignore"):
         data = np.subtract(frame.pixels, level, out=level)
     bad = ~np.isfinite(data)
     data[bad] = 0.0
-    return _Plane(data, noise, bad, frame.facts.gain)
+    return _Plane(data, bad, sky, frame.facts.gain)
 
 
 def _centres(frame: Frame, detections: Detections) -> tuple[Floats, Floats, NDArray[np.bool_]]:
@@ -249,9 +258,7 @@ def _sum_ellipses(plane: _Plane, shapes: Shapes, major: Floats, minor: Floats, s
     """Sum in ellipses along the sources' axes, of given semi-axes in pixels."""
     shrink = np.minimum(LARGEST_APERTURE / major, 1.0)
     ellipses = shapes.x, shapes.y, major * shrink, minor * shrink, shapes.axes[2]
-    flux, error, marks = sep.sum_ellipse(
-        plane.data, *ellipses, 1.0, err=plane.noise, mask=plane.bad, gain=plane.gain
-    )  # fmt: skip
+    flux, error, marks = _sums(plane, *ellipses)
     lost = (marks & sep.APER_ALLMASKED) != 0
     flux, error = np.where(lost, np.nan, flux), np.where(lost, np.nan, error)
     patched = np.zeros(len(flux), bool)
@@ -264,18 +271,35 @@ def _sum_ellipses(plane: _Plane, shapes: Shapes, major: Floats, minor: Floats, s
     return _Sums(flux, error, ellipses[2], incomplete, patched)
 
 
+def _sums(plane: _Plane, x: Floats, y: Floats, a: Floats, b: Floats, theta: Floats) -> tuple[Any, Any, Any]:
+    """What `sep.sum_ellipse` says, asked band by band: the noise at every pixel of a large frame takes a gigabyte."""
+    flux, error, marks = np.empty(len(x)), np.empty(len(x)), np.empty(len(x), np.int16)
+    height, width = plane.data.shape
+    rows = -(-BAND // width)
+    band = (y // rows).astype(int)
+    for one in np.unique(band):
+        here = np.flatnonzero(band == one)
+        reach = int(a[here].max()) + 2
+        first, last = max(one * rows - reach, 0), min((one + 1) * rows + reach, height)
+        data, noise, bad = plane.data[first:last], plane.noise_in(first, last), plane.bad[first:last]
+        flux[here], error[here], marks[here] = sep.sum_ellipse(
+            data, x[here], y[here] - first, a[here], b[here], theta[here], 1.0, err=noise, mask=bad, gain=plane.gain
+        )
+    return flux, error, marks
+
+
 def _box_flags(frame: Frame, detections: Detections) -> NDArray[np.int64]:
     """Flags that the boxes alone decide: saturated pixels inside, and the frame's edge."""
     height, width = frame.shape
     boxes = detections.boxes
     cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= (width, height)).any(axis=1)
     flags = np.where(cut, Flag.TRUNCATED, 0).astype(np.int64)
-    saturated = frame.saturated
-    if saturated.any():
+    level = frame.facts.saturation
+    if level is not None:
         low = np.clip(np.floor(boxes[:, :2]), 0, (width, height)).astype(int)
         high = np.clip(np.ceil(boxes[:, 2:]), 0, (width, height)).astype(int)
         for row, ((left, bottom), (right, top)) in enumerate(zip(low, high, strict=True)):
-            flags[row] |= Flag.SATURATED * bool(saturated[bottom:top, left:right].any())
+            flags[row] |= Flag.SATURATED * bool((frame.pixels[bottom:top, left:right] >= np.float32(level)).any())
     return flags
 
 

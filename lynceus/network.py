@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -10,11 +11,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
+from torchvision.ops import Conv2dNormActivation
 
 from lynceus.background import BackgroundSpec
 from lynceus.bodies import CompactBody, norm_layer, resnet_body
 from lynceus.merge import Suppression
+from lynceus.pooling import BoxPooling
+from lynceus.precision import lowered
 from lynceus.regions import BoxHeads, ProposalNetwork
 from lynceus.spec import Spec
 
@@ -181,6 +184,7 @@ class Network(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.dtype = torch.float32
         self.backbone = _body(spec)
         self.rpn = _proposal_network(spec)
         self.roi_heads = _box_heads(spec)
@@ -198,8 +202,8 @@ class Network(nn.Module):
         list of RawDetections
             One a tile.
         """
-        images, features = self.features(tiles)
-        proposals, capped = self.rpn.propose(images, features)
+        images, features, objectness, offsets = self.dense(tiles)
+        proposals, capped = self.rpn.select(images, objectness, offsets)
         found, _ = self.roi_heads(features, proposals, images.image_sizes)
         return [
             RawDetections(
@@ -207,6 +211,17 @@ class Network(nn.Module):
             )
             for one, cut in zip(found, capped, strict=True)
         ]
+
+    def dense(self, tiles: Tensor) -> tuple[ImageList, dict[str, Tensor], list[Tensor], list[Tensor]]:
+        """The part whose shapes do not depend on what is seen: `features`, and objectness and offsets of each level."""
+        with lowered(tiles.device, self.dtype):
+            images, features = self.features(tiles)
+            return images, features, *self.rpn.head(list(features.values()))
+
+    def calculate_in(self, dtype: torch.dtype) -> "Network":
+        """Set the format of convolutions and dense layers when serving; boxes and scores stay float32."""
+        self.dtype = self.roi_heads.dtype = dtype
+        return self
 
     def losses(self, tiles: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Losses of both stages, in training mode.
@@ -292,7 +307,7 @@ def _box_heads(spec: NetworkSpec) -> BoxHeads:
         (spec.pyramid, spec.pooled, spec.pooled), list(spec.head_convolutions), list(spec.head_units), norm_layer=norm
     )
     return BoxHeads(
-        MultiScaleRoIAlign(levels, output_size=spec.pooled, sampling_ratio=2),
+        BoxPooling(levels, output_size=spec.pooled, sampling_ratio=2),
         head,
         FastRCNNPredictor(spec.head_units[-1], len(spec.classes) + 1),
         fg_iou_thresh=0.5,

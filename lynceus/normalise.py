@@ -71,8 +71,15 @@ def normalise(pixels: Tensor, window: Tensor, phase: Tensor, mesh: int, spec: No
     deviations = (pixels - maps[:, :1]) / torch.exp(maps[:, 1:])
     deviations = torch.nan_to_num(deviations, nan=0.0).clamp(-spec.ceiling, spec.ceiling)
     if isinstance(spec.softening, tuple):
-        return torch.asinh(deviations / deviations.new_tensor(spec.softening)[:, None, None])
-    return torch.asinh(deviations / spec.softening)
+        return _asinh(deviations / deviations.new_tensor(spec.softening)[:, None, None])
+    return _asinh(deviations / spec.softening)
+
+
+def _asinh(values: Tensor) -> Tensor:
+    """On a CPU numpy's, which is vectorised where torch's is not."""
+    if values.device.type == "cpu" and not values.requires_grad:
+        return torch.from_numpy(np.arcsinh(values.numpy()))
+    return torch.asinh(values)
 
 
 def _interpolation(phase: Tensor, length: int, mesh: int, squares: int) -> Tensor:

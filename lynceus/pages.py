@@ -5,14 +5,14 @@ import re
 from collections.abc import Callable
 from io import BytesIO, StringIO
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:  # it takes a second to import: `chart` does, for pages that have one
+    from matplotlib.axes import Axes
 
 # What a chart draws in these two takes the page's colour of text and of lines, in light and in dark.
 INK, LINE = "#0a0b0c", "#0d0e0f"
@@ -120,7 +120,7 @@ def signed(value: float | None, digits: int = 3) -> str:
     return UNKNOWN if value is None else f"{value:+,.{digits}f}"
 
 
-def chart(draw: Callable[[Axes], None], label: str, size: tuple[float, float] = (6.4, 3.6)) -> Markup:
+def chart(draw: "Callable[[Axes], None]", label: str, size: tuple[float, float] = (6.4, 3.6)) -> Markup:
     """Draw a chart as SVG that follows the page's colours.
 
     Parameters
@@ -137,6 +137,10 @@ def chart(draw: Callable[[Axes], None], label: str, size: tuple[float, float] = 
     Markup
         An `<svg>` element, the same for the same data.
     """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     with _settings_lock, rc_context({"svg.fonttype": "none", "svg.hashsalt": "lynceus"}):
         canvas = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(canvas)
@@ -160,7 +164,7 @@ def png_uri(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _plain(axes: Axes) -> None:
+def _plain(axes: "Axes") -> None:
     """No box around the axes, a faint grid behind, everything in the page's colours."""
     axes.patch.set_visible(False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -4,19 +4,20 @@ Suppression may go by centre distance, proposals follow what is there, box decod
 float32 under autocast, and ignore regions take no loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d, max_pool2d, smooth_l1_loss
+from torch.nn.functional import max_pool2d, smooth_l1_loss
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
 from lynceus.background import BackgroundSpec, class_loss, ignored_share, objectness_loss, softness
 from lynceus.merge import Suppression
+from lynceus.precision import lowered
 
 SMALLEST_SIDE = 0.5  # pixels; a thinner box is no source
 TOUCHING = 1e-6  # an IoU above this means that two shrunken boxes meet
@@ -46,11 +47,15 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, spec: Suppression) -
     Centres closer than `t` mean sides on both axes is the same as boxes shrunk by `t` about
     their centres overlapping, so torchvision's own NMS does both.
     """
-    if spec.by == "iou":
-        return batched_nms(boxes, scores, groups, spec.threshold)
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    shrunk = torch.cat([centres - sides * spec.threshold / 2, centres + sides * spec.threshold / 2], dim=1)
-    return batched_nms(shrunk, scores, groups, TOUCHING)
+    boxes = boxes.double()  # so that a group may be moved far away from the others, and lose no digit by it
+    if spec.by == "centre":
+        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        boxes = torch.cat([centres - sides * spec.threshold / 2, centres + sides * spec.threshold / 2], dim=1)
+    if not len(boxes):
+        return torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    apart = groups * (boxes.max() - boxes.min() + 1)
+    threshold = spec.threshold if spec.by == "iou" else TOUCHING
+    return nms(boxes + apart[:, None], scores.double(), threshold)
 
 
 class Float32BoxCoder(BoxCoder):
@@ -93,6 +98,7 @@ class ProposalNetwork(RegionProposalNetwork):
         self.ignore_cover = ignore_cover
         self.background = background
         self._softness: list[Tensor] = []
+        self._grids: dict[object, Tensor] = {}
         self.box_coder: Float32BoxCoder = Float32BoxCoder(self.box_coder.weights)
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Tensor], list[bool]]:
@@ -112,15 +118,30 @@ class ProposalNetwork(RegionProposalNetwork):
         capped : list of bool
             True for a tile where a cap, and not the score, ended the list.
         """
-        levels = list(features.values())
-        objectness, offsets = self.head(levels)
-        objectness = [silenced(level, images.tensors) for level in objectness]
-        anchors = self.anchor_generator(images, levels)
-        counts = [level[0].numel() for level in objectness]
-        objectness, offsets = concat_box_prediction_layers(objectness, offsets)
-        boxes = self.box_coder.decode(offsets, anchors).view(len(anchors), -1, 4)
-        kept = self._thinned(boxes, objectness, images.image_sizes, counts)
+        return self.select(images, *self.head(list(features.values())))
+
+    def select(
+        self, images: ImageList, objectness: list[Tensor], offsets: list[Tensor]
+    ) -> tuple[list[Tensor], list[bool]]:
+        """The same, of what the head says of each level: objectness (B, A, H, W) and offsets (B, 4 A, H, W)."""
+        quiet = silenced([level.float() for level in objectness], images.tensors)
+        counts = [level[0].numel() for level in quiet]
+        anchors = self._grid(images, quiet)
+        scores = torch.cat([_by_anchor(level, 1) for level in quiet], dim=1).squeeze(2).sigmoid()
+        codes = torch.cat([_by_anchor(level, 4) for level in offsets], dim=1)
+
+        def decoded(tile: Tensor, anchor: Tensor) -> Tensor:
+            return self.box_coder.decode_single(codes[tile, anchor], anchors[anchor])
+
+        kept = self._thinned(decoded, scores, images.image_sizes, counts)
         return [proposals for proposals, _, _ in kept], [capped for _, _, capped in kept]
+
+    def _grid(self, images: ImageList, levels: list[Tensor]) -> Tensor:
+        """All anchors of a tile (A, 4), level by level."""
+        key = (images.tensors.shape[-2:], images.tensors.device)
+        if key not in self._grids:
+            self._grids[key] = self.anchor_generator(ImageList(images.tensors[:1], images.image_sizes[:1]), levels)[0]
+        return self._grids[key]
 
     def filter_proposals(
         self,
@@ -130,39 +151,37 @@ class ProposalNetwork(RegionProposalNetwork):
         num_anchors_per_level: list[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Keep the best of each tile: proposals (B, A, 4), objectness (B * A, 1)."""
-        kept = self._thinned(proposals, objectness, image_shapes, num_anchors_per_level)
+        scores = objectness.detach().float().reshape(len(image_shapes), -1).sigmoid()
+        kept = self._thinned(lambda *index: proposals[index], scores, image_shapes, num_anchors_per_level)
         return [boxes for boxes, _, _ in kept], [scores for _, scores, _ in kept]
 
     def _thinned(
-        self, boxes: Tensor, objectness: Tensor, shapes: list[tuple[int, int]], counts: list[int]
+        self,
+        boxes: Callable[[Tensor, Tensor], Tensor],
+        scores: Tensor,
+        shapes: list[tuple[int, int]],
+        counts: list[int],
     ) -> list[tuple[Tensor, Tensor, bool]]:
-        """Boxes, scores and whether a cap was hit, a tile; boxes (B, A, 4), objectness (B * A, 1)."""
-        scores = objectness.detach().float().reshape(len(shapes), -1).sigmoid()
-        levels = torch.arange(len(counts), device=scores.device).repeat_interleave(
-            torch.tensor(counts, device=scores.device)
-        )
-        best = self._get_top_n_idx(scores, counts)  # (B, K)
-        kept = []
-        for tile, index in enumerate(best):
-            chosen, order, capped = self._keep(boxes[tile][index], scores[tile][index], levels[index], shapes[tile])
-            dropped = int((scores[tile] >= self._lowest).sum()) > int((scores[tile][index] >= self._lowest).sum())
-            kept.append((chosen, order, capped or dropped))
-        return kept
+        """Boxes, scores and whether a cap was hit, a tile; `boxes` of tiles and anchors (N,), scores (B, A)."""
+        tile, anchor = torch.where(scores >= self._lowest)
+        ends = torch.tensor(counts, device=scores.device).cumsum(0)
+        group = tile * len(counts) + torch.bucketize(anchor, ends, right=True)
+        few = is_among_first(scores[tile, anchor], group, self.pre_nms_top_n())
+        capped = _is_any(~few, tile, len(shapes))
+        tile, anchor, group = tile[few], anchor[few], group[few]
+        found, score = clip_boxes_to_image(boxes(tile, anchor), shapes[0]), scores[tile, anchor]
+        wide = (found[:, 2:] - found[:, :2] >= SMALLEST_SIDE).all(dim=1)
+        found, score, tile, group = found[wide], score[wide], tile[wide], group[wide]
+        keep = suppress(found, score, group, self.training_suppression if self.training else self.suppression)
+        found, score, tile = found[keep], score[keep], tile[keep]
+        few = is_among_first(score, tile, self.post_nms_top_n())
+        capped |= _is_any(~few, tile, len(shapes))
+        parts = split_by_tile(tile[few], len(shapes), found[few], score[few])
+        return [(*part, cut) for part, cut in zip(parts, capped.tolist(), strict=True)]
 
     @property
     def _lowest(self) -> float:
         return self.training_score if self.training else float(self.score_thresh)
-
-    def _keep(
-        self, boxes: Tensor, scores: Tensor, levels: Tensor, shape: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, bool]:
-        boxes = clip_boxes_to_image(boxes, shape)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        usable = (sides >= SMALLEST_SIDE).all(dim=1) & (scores >= self._lowest)
-        boxes, scores, levels = boxes[usable], scores[usable], levels[usable]
-        keep = suppress(boxes, scores, levels, self.training_suppression if self.training else self.suppression)
-        most = self.post_nms_top_n()
-        return boxes[keep[:most]], scores[keep[:most]], len(keep) > most
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
@@ -198,7 +217,7 @@ def zero_of(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([(0 * tensor.float()).sum() for tensor in tensors]).sum()
 
 
-def silenced(objectness: Tensor, tiles: Tensor) -> Tensor:
+def silenced(objectness: list[Tensor], tiles: Tensor) -> list[Tensor]:
     """Let no proposal come from where a tile has nothing to see.
 
     Padding and masked areas are exactly 0, which noise never is. No training frame has large ones, and the network
@@ -206,19 +225,63 @@ def silenced(objectness: Tensor, tiles: Tensor) -> Tensor:
 
     Parameters
     ----------
-    objectness : Tensor, shape (B, A, H, W)
-        Of one level of the pyramid, as logits.
+    objectness : list of Tensor, shape (B, A, H, W)
+        Of the levels of the pyramid, the finest first, as logits; each H and W divides that before it.
     tiles : Tensor, shape (B, C, T, T)
         Normalised.
 
     Returns
     -------
-    Tensor, shape (B, A, H, W)
+    list of Tensor, shape (B, A, H, W)
         Minus infinity in the cells that are dark, and whose neighbours are.
     """
-    lit = adaptive_max_pool2d(tiles.abs().amax(dim=1, keepdim=True), list(objectness.shape[-2:]))
-    lit = max_pool2d(lit, 3, stride=1, padding=1)  # (B, 1, H, W)
-    return objectness.masked_fill(lit == 0, -torch.inf)
+    lit, quiet = _largest_in_blocks(tiles.abs().amax(dim=1, keepdim=True), objectness[0].shape[-1]), []
+    if lit.all():
+        return objectness
+    for level in objectness:
+        lit = _largest_in_blocks(lit, level.shape[-1])
+        quiet.append(level.masked_fill(max_pool2d(lit, 3, stride=1, padding=1) == 0, -torch.inf))
+    return quiet
+
+
+def _largest_in_blocks(plane: Tensor, side: int) -> Tensor:
+    """Planes (B, 1, T, T) to (B, 1, side, side); plain maxima are faster than a pooling that tells where."""
+    block = plane.shape[-1] // side
+    rows = plane.unflatten(2, (side, block)).amax(dim=3)
+    return rows.unflatten(3, (side, block)).amax(dim=4)
+
+
+def _by_anchor(maps: Tensor, size: int) -> Tensor:
+    """What the head says of each anchor, (B, H W A, size), of maps (B, A size, H, W)."""
+    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, size)
+
+
+def is_among_first(scores: Tensor, groups: Tensor, most: int) -> Tensor:
+    """Which of N scores are among the `most` highest of their group, (N,) bool."""
+    if not len(groups) or torch.bincount(groups).max() <= most:
+        return torch.ones_like(groups, dtype=torch.bool)
+    order = scores.argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    ordered = groups[order]
+    rank = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(rank, dtype=torch.bool).scatter_(0, order, rank < most)
+
+
+def split_by_tile(tile: Tensor, count: int, *columns: Tensor) -> list[tuple[Tensor, ...]]:
+    """Columns of N rows, of which each is of a tile, as parts of them for each of `count` tiles, in the same order."""
+    order, rows = tile.argsort(stable=True), torch.bincount(tile, minlength=count).tolist()
+    return list(zip(*(column[order].split(rows) for column in columns), strict=True))
+
+
+def tile_of(parts: Sequence[Tensor]) -> Tensor:
+    """Which tile each row of the concatenated parts, one a tile, is of, (N,)."""
+    counts = torch.tensor([len(part) for part in parts], device=parts[0].device)
+    return torch.repeat_interleave(counts)
+
+
+def _is_any(hits: Tensor, tile: Tensor, count: int) -> Tensor:
+    """For each of `count` tiles, whether any of its rows is hit: hits (N,) bool, tiles (N,)."""
+    return torch.bincount(tile[hits], minlength=count) > 0
 
 
 class BoxHeads(RoIHeads):
@@ -234,6 +297,8 @@ class BoxHeads(RoIHeads):
         A proposal this much inside an ignore region is no background.
     background : BackgroundSpec
         How much background counts.
+    dtype : torch.dtype
+        Of the box head's products when serving.
     """
 
     def __init__(
@@ -248,6 +313,7 @@ class BoxHeads(RoIHeads):
         super().__init__(*args, nms_thresh=suppression.threshold, **kwargs)
         self.suppression = suppression
         self.vote = vote
+        self.dtype = torch.float32
         self.ignore_cover = ignore_cover
         self.box_coder: Float32BoxCoder = Float32BoxCoder(self.box_coder.weights)
         self.background = background
@@ -263,7 +329,7 @@ class BoxHeads(RoIHeads):
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections a tile when serving, losses when training."""
         if not self.training:
-            return super().forward(features, proposals, image_shapes, targets)
+            return self._found(features, proposals, image_shapes), {}
         proposals, _, labels, offsets = self.select_training_samples(proposals, targets)
         pooled = self.box_roi_pool(features, proposals, image_shapes)
         if not len(pooled):  # every proposal is ignored; the weights still get a gradient, of zero
@@ -276,6 +342,16 @@ class BoxHeads(RoIHeads):
             weights = [softness(*pair, self.background) for pair in zip(proposals, boxes, strict=True)]
             first = class_loss(scores, torch.cat(labels), torch.cat(weights), self.background)
         return [], {"loss_classifier": first, "loss_box_reg": second}
+
+    def _found(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        pooled = self.box_roi_pool({name: level.float() for name, level in features.items()}, proposals, image_shapes)
+        with lowered(pooled.device, self.dtype):
+            seen = self.box_head(pooled)
+        logits, codes = self.box_predictor(seen.float())
+        parts = self.postprocess_detections(logits, codes, proposals, image_shapes)
+        return [dict(zip(("boxes", "scores", "labels"), tile, strict=True)) for tile in zip(*parts, strict=True)]
 
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
@@ -303,20 +379,21 @@ class BoxHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Score, refine and thin out: logits (P, C), offsets (P, 4 C), proposals a list of (P_b, 4)."""
-        counts = [len(proposal) for proposal in proposals]
-        boxes = self.box_coder.decode(box_regression, proposals).reshape(-1, class_logits.shape[-1], 4).split(counts)
-        scores = class_logits.float().softmax(dim=-1).split(counts)
-        found = [self._keep(*parts) for parts in zip(boxes, scores, image_shapes, strict=True)]
-        return [boxes for boxes, _, _ in found], [scores for _, scores, _ in found], [label for _, _, label in found]
-
-    def _keep(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        classes, shape = class_logits.shape[-1], image_shapes[0]
+        boxes = self.box_coder.decode(box_regression, proposals).reshape(-1, classes, 4)
+        scores = class_logits.float().softmax(dim=-1)
         proposal, label = torch.where(scores[:, 1:] > self.score_thresh)  # column 0 is the background
-        label = label + 1
+        label, tile = label + 1, tile_of(proposals)[proposal]
         boxes, scores = clip_boxes_to_image(boxes[proposal, label], shape), scores[proposal, label]
         wide = (boxes[:, 2:] - boxes[:, :2] >= SMALLEST_SIDE).all(dim=1)
-        boxes, scores, label = boxes[wide], scores[wide], label[wide]
-        keep = suppress(boxes, scores, label, self.suppression)[: self.detections_per_img]
-        return self._voted(keep, boxes, scores, label), scores[keep], label[keep]
+        boxes, scores, label, tile = boxes[wide], scores[wide], label[wide], tile[wide]
+        keep = suppress(boxes, scores, tile * classes + label, self.suppression)
+        keep = keep[is_among_first(scores[keep], tile[keep], self.detections_per_img)]
+        first = torch.searchsorted(tile, tile)  # of a tile's rows, which come together
+        kept = split_by_tile(tile[keep], len(proposals), keep - first[keep])
+        rows = split_by_tile(tile, len(proposals), boxes, scores, label)
+        found = [(self._voted(one, *row), row[1][one], row[2][one]) for (one,), row in zip(kept, rows, strict=True)]
+        return [boxes for boxes, _, _ in found], [scores for _, scores, _ in found], [label for _, _, label in found]
 
     def _voted(self, keep: Tensor, boxes: Tensor, scores: Tensor, label: Tensor) -> Tensor:
         """Each kept box, moved to the weighted mean of those it overlaps (Gidaris & Komodakis 2015)."""

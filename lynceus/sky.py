@@ -4,6 +4,7 @@ It needs no torch, so that measuring and the base install can use it; `normalise
 the same map where the network runs.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -67,10 +68,23 @@ class Sky:
 
     def upsampled(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Level and noise at every pixel, two arrays of shape (H, W), in ADU."""
-        level, log_noise = self._bordered
-        down = _interpolation(self.shape[0], self.mesh, level.shape[0])
-        across = _interpolation(self.shape[1], self.mesh, level.shape[1]).T
-        return down @ level @ across, np.exp(down @ log_noise @ across)
+        return self.level_in(0, self.shape[0]), self.noise_in(0, self.shape[0])
+
+    def level_in(self, first: int, last: int) -> NDArray[np.float32]:
+        """The level at every pixel of the rows from `first` to before `last`, shape (last - first, W), in ADU."""
+        down, across = self._interpolations
+        return np.asarray(down[first:last] @ self._bordered[0] @ across)
+
+    def noise_in(self, first: int, last: int) -> NDArray[np.float32]:
+        """The noise there, shape (last - first, W), in ADU."""
+        down, across = self._interpolations
+        noise = down[first:last] @ self._bordered[1] @ across
+        return np.asarray(np.exp(noise, out=noise))
+
+    def noise_at(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
+        """The noise at N pixels, shape (N,), in ADU."""
+        down, across = self._interpolations
+        return np.asarray(np.exp(np.einsum("ni,ni->n", down[rows] @ self._bordered[1], across.T[columns])))
 
     def window(self, x: int, y: int, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The part of the map that a tile needs to interpolate its own sky.
@@ -97,6 +111,12 @@ class Sky:
         rows = np.clip(BORDER + first_row + reach, 0, maps.shape[1] - 1)[:, None]
         columns = np.clip(BORDER + first_column + reach, 0, maps.shape[2] - 1)
         return maps[:, rows, columns], np.array([row_phase, column_phase], np.float32)
+
+    @cached_property
+    def _interpolations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What a bordered map is multiplied with from the left and the right to stand at every pixel."""
+        rows, columns = self._bordered.shape[1:]
+        return _interpolation(self.shape[0], self.mesh, rows), _interpolation(self.shape[1], self.mesh, columns).T
 
     @cached_property
     def _bordered(self) -> NDArray[np.float32]:
@@ -185,18 +205,14 @@ def _clipped_mode(ordered: NDArray[np.float32], spec: SkySpec) -> tuple[float, f
     """Mode and standard deviation of ordered values, clipped until they settle."""
     pivot = float(ordered[len(ordered) // 2])
     offsets = _without_absurd(ordered.astype(np.float64) - pivot)
-    sums = np.concatenate([[0.0], np.cumsum(offsets)])
-    squares = np.concatenate([[0.0], np.cumsum(offsets * offsets)])
     low, high = 0, len(offsets)
     for _ in range(spec.iterations):
-        count = high - low
-        mean = (sums[high] - sums[low]) / count
-        deviation = np.sqrt(max((squares[high] - squares[low]) / count - mean * mean, 0.0))
-        median = (offsets[low + (count - 1) // 2] + offsets[low + count // 2]) / 2
-        bounds = (
-            int(np.searchsorted(offsets, median - spec.clip * deviation)),
-            int(np.searchsorted(offsets, median + spec.clip * deviation, side="right")),
-        )
+        kept, count = offsets[low:high], high - low
+        mean = float(kept.sum()) / count
+        deviation = math.sqrt(max(float(kept @ kept) / count - mean * mean, 0.0))
+        median = float(kept[(count - 1) // 2] + kept[count // 2]) / 2
+        reach = spec.clip * deviation
+        bounds = int(offsets.searchsorted(median - reach)), int(offsets.searchsorted(median + reach, side="right"))
         if bounds == (low, high) or bounds[0] == bounds[1]:
             break
         low, high = bounds

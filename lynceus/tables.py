@@ -23,7 +23,8 @@ from astropy.table.meta import get_header_from_yaml
 from numpy.typing import NDArray
 
 from lynceus.errors import CatalogueError, LynceusError
-from lynceus.fits_file import PRINTABLE, Hdu, Limits, blocks, number, open_fits, quiet
+from lynceus.fits_file import PRINTABLE, Hdu, blocks, number, open_fits, quiet
+from lynceus.reading import Limits
 from lynceus.votable_rows import read_votable_rows
 
 MAX_BYTES = 256 * 1024**2  # after decompression

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
+from xml.sax.saxutils import escape
 
 from astropy.io.votable.tree import CooSys, Field, Info, Param, Resource, TableElement, VOTableFile
 
+from lynceus.cells import cells_of, rows_of
 from lynceus.columns import Block, columns_of, facts_of, plain
 
 FRAME_OF_REFERENCE, OVERFLOW = "icrs", "overflow"  # XML identifiers
@@ -25,7 +27,7 @@ def write_votable(blocks: Sequence[Block]) -> bytes:
         resource.tables.append(_table(file, block, prefix))
     if any(block.overflow for block in blocks):
         resource.infos.append(Info(ID=OVERFLOW, name="QUERY_STATUS", value="OVERFLOW"))
-    return _overflow_last(_serialised(file))
+    return _overflow_last(_filled(_serialised(file), blocks))
 
 
 def write_error_votable(message: str, code: str) -> bytes:
@@ -55,9 +57,8 @@ def _results(status: str, message: str) -> tuple[VOTableFile, Resource]:
 
 
 def _table(file: VOTableFile, block: Block, prefix: str) -> TableElement:
-    columns = list(columns_of(block, "fits"))
-    table = TableElement(file, name=f"sources_hdu{block.frame.hdu}", nrows=len(block.sources))
-    for column, values in columns:
+    table = TableElement(file, name=f"sources_hdu{block.frame.hdu}")
+    for column, values in columns_of(block, "fits"):
         kind = DATATYPES[values.dtype.kind]
         equatorial = {"ref": FRAME_OF_REFERENCE} if column.name in ("ra", "dec") else {}
         table.fields.append(
@@ -77,10 +78,21 @@ def _table(file: VOTableFile, block: Block, prefix: str) -> TableElement:
         table.params.append(_param(file, name, prefix + name, value, unit))
     for number, warning in enumerate(block.warnings, start=1):
         table.infos.append(Info(ID=f"{prefix}warning_{number}", name="WARNING", value=plain(warning)))
-    table.create_arrays(len(block.sources))
-    for column, values in columns:
-        table.array[prefix + column.name] = values.astype(object) if values.dtype.kind == "U" else values
     return table
+
+
+def _filled(text: bytes, blocks: Sequence[Block]) -> bytes:
+    """The document with the rows of its tables: astropy would write them cell by cell."""
+    *tables, rest = text.split(b"</TABLE>")
+    return b"</TABLE>".join([head + _data(block) for head, block in zip(tables, blocks, strict=True)] + [rest])
+
+
+def _data(block: Block) -> bytes:
+    if not len(block.sources):
+        return b""
+    columns = [cells_of(values, b"NaN", escape) for _, values in columns_of(block, "fits")]
+    rows = rows_of(columns, b"<TR><TD>", b"</TD><TD>", b"</TD></TR>\n")
+    return b"<DATA>\n<TABLEDATA>\n" + rows + b"</TABLEDATA>\n</DATA>\n"
 
 
 def _provenance(block: Block) -> list[tuple[str, Any, str]]:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 
 class Asker:
@@ -38,7 +38,7 @@ class Asker:
 
 
 @contextmanager
-def in_process(app: FastAPI) -> Iterator[Asker]:
+def in_process(app: Starlette) -> Iterator[Asker]:
     """Start an application, ask it, and stop it."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -49,7 +49,7 @@ def in_process(app: FastAPI) -> Iterator[Asker]:
             runner.run(stack.aclose())
 
 
-async def _started(app: FastAPI, stack: AsyncExitStack) -> httpx.AsyncClient:
+async def _started(app: Starlette, stack: AsyncExitStack) -> httpx.AsyncClient:
     await stack.enter_async_context(app.router.lifespan_context(app))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://lynceus.test"))

@@ -1,9 +1,19 @@
 """The real server around a FixedNetwork: `bentoml serve tests.contract.fixed_service:Lynceus`."""
 
-from service.app import create_app
+from starlette.applications import Starlette
+
 from service.hosting import hosted
+from service.late import Late
 from service.settings import Settings
-from tests.fakes import fixed_bundle
 
 settings = Settings()
-Lynceus = hosted(create_app(settings, fixed_bundle()), settings)
+
+
+def application() -> Starlette:
+    from service.app import create_app
+    from tests.fakes import fixed_bundle
+
+    return create_app(settings, fixed_bundle())
+
+
+Lynceus = hosted(Late(application), settings)

@@ -1,9 +1,19 @@
 """A FixedNetwork on a machine with two GPUs: `bentoml serve tests.contract.telemetry_service:Lynceus`."""
 
-from service.app import create_app
+from starlette.applications import Starlette
+
 from service.hosting import hosted
+from service.late import Late
 from service.settings import Settings
-from tests.fakes import fixed_bundle, two_gpus
 
 settings = Settings()
-Lynceus = hosted(create_app(settings, fixed_bundle(), two_gpus()), settings)
+
+
+def application() -> Starlette:
+    from service.app import create_app
+    from tests.fakes import fixed_bundle, two_gpus
+
+    return create_app(settings, fixed_bundle(), two_gpus())
+
+
+Lynceus = hosted(Late(application), settings)

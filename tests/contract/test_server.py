@@ -225,7 +225,7 @@ def test_metrics_are_ours_and_bounded(client: httpx.Client) -> None:
     ):
         assert re.search(rf"^{name}[ {{]", text, re.MULTILINE), name
     routes = set(re.findall(r'lynceus_http_requests_total{.*?route="(.*?)"', text))
-    assert routes <= {"/detect", "/evaluate", "/models", "/metrics", "/", "other"}
+    assert routes <= {"/detect", "/evaluate", "/models", "/metrics", "/docs", "/", "other"}
     assert metric(text, "lynceus_process_resident_bytes") > 1e7
     stages = set(re.findall(r'stage="(\w+)"', text))
     assert stages == {"decode", "tile", "queue", "infer", "merge", "measure", "encode"}

@@ -12,6 +12,7 @@ from lynceus.bundle import Bundle
 from lynceus.sums import SUMS, seal
 from model_store import default_bundle
 from service.app import create_app
+from service.device import chosen_device
 from service.served import load_version
 from service.settings import Settings
 from tests.fakes import fits_bytes
@@ -29,7 +30,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / SUMS).unlink()
     seal(folder)
-    return load_version(folder, Settings(device="cpu").chosen_device(), 1)
+    return load_version(folder, chosen_device(Settings(device="cpu")), 1)
 
 
 def frame() -> bytes:

@@ -1,46 +1,24 @@
 """The real server around a network with a fault: `bentoml serve tests.faults.faulty_service:Lynceus`.
 
-`FAULT` says which: `slow`, every tile takes a while; `stuck`, one with a SLOW pixel never ends; `memory`, the device
-holds `FITS` tiles, and none with a SLOW pixel.
+`FAULT` says which.
 """
 
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from starlette.applications import Starlette
 
-from lynceus.bundle import Bundle
-from lynceus.detector import Detector
-from lynceus.network import RawDetections
-from service.app import create_app
 from service.hosting import hosted
+from service.late import Late
 from service.settings import Settings
-from tests.fakes import BRIGHT, CEILING, SMALL_TILES, FixedNetwork, fixed_bundle
-
-FITS = 2  # tiles
-WHILE, FOR_EVER = 0.4, 3600.0  # seconds
-
-
-@dataclass
-class FaultyNetwork(FixedNetwork):
-    """A FixedNetwork with a fault."""
-
-    fault: str = ""
-
-    def __call__(self, tiles: Tensor) -> Sequence[RawDetections]:
-        slow = any(BRIGHT < float(tile.max()) <= CEILING for tile in tiles)
-        if self.fault == "memory" and (slow or len(tiles) > FITS):
-            raise torch.OutOfMemoryError(f"CUDA out of memory: {len(tiles)} tiles")
-        if self.fault == "slow":
-            time.sleep(WHILE)
-        if self.fault == "stuck" and slow:
-            time.sleep(FOR_EVER)
-        return super().__call__(tiles)
-
 
 settings = Settings()
-bundle = Bundle(Detector(FaultyNetwork(fault=os.environ.get("FAULT", "")), SMALL_TILES), fixed_bundle().manifest)
-Lynceus = hosted(create_app(settings, bundle), settings)
+
+
+def application() -> Starlette:
+    from service.app import create_app
+    from tests.faults.faulty_network import faulty_bundle
+
+    return create_app(settings, faulty_bundle(os.environ.get("FAULT", "")))
+
+
+Lynceus = hosted(Late(application), settings)

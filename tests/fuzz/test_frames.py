@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lynceus.bundle import Bundle
 from lynceus.detector import Detector
-from lynceus.fits_file import Limits
 from lynceus.network import RawDetections
+from lynceus.reading import Limits
 from service.app import create_app
 from service.settings import Settings
 from tests.fakes import BRIGHT, SMALL_TILES, FixedNetwork, fits_bytes, fixed_bundle, star_field
@@ -39,16 +39,11 @@ def calm_bundle() -> Bundle:
     return replace(fixed_bundle(), detector=Detector(Calm(), SMALL_TILES))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def app() -> Iterator[Asker]:
     limits = Limits(pixels=1_000_000, bytes=20_000_000)
     with in_process(create_app(Settings(device="cpu", workers=1, limits=limits), calm_bundle())) as asker:
         yield asker
-
-
-@pytest.fixture(scope="module")
-def statuses() -> Counter[int]:
-    return Counter()
 
 
 def check(answer: Any) -> None:
@@ -72,35 +67,36 @@ def check(answer: Any) -> None:
         assert b'value="ERROR"' in answer.content
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
-@given(
-    file=mutated_files(),
-    query=st.sampled_from(["", "", "?hdu=all", "?hdu=1", "?format=votable", "?format=csv", "?measure=false"]),
-    part=st.sampled_from(["body", "body", "frame", "mask", "weight"]),
-)
-def test_a_mutated_file_is_answered_or_refused(
-    app: Asker, statuses: Counter[int], file: bytes, query: str, part: str
-) -> None:
+def ask(app: Asker, file: bytes, query: str, part: str) -> Any:
+    """Send a file as the body, or as a part of a form beside a sound frame."""
     if part == "body":
-        answer = app.post(f"/detect{query}", content=file)
-    else:
-        answer = app.post(f"/detect{query}", files={"frame": FRAME} | {part: file})
-    statuses[answer.status_code] += 1
-    check(answer)
+        return app.post(f"/detect{query}", content=file)
+    return app.post(f"/detect{query}", files={"frame": FRAME} | {part: file})
 
 
-def test_enough_of_them_were_answered_and_refused(statuses: Counter[int]) -> None:
+def test_mutated_files_are_answered_or_refused_and_leave_nothing_behind(app: Asker) -> None:
+    statuses: Counter[int] = Counter()
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        file=mutated_files(),
+        query=st.sampled_from(["", "", "?hdu=all", "?hdu=1", "?format=votable", "?format=csv", "?measure=false"]),
+        part=st.sampled_from(["body", "body", "frame", "mask", "weight"]),
+    )
+    def one(file: bytes, query: str, part: str) -> None:
+        answer = ask(app, file, query, part)
+        statuses[answer.status_code] += 1
+        check(answer)
+
+    one()
     print("answers by status:", dict(statuses))
     assert sum(statuses.values()) >= EXAMPLES
     assert min(statuses[200], statuses[422]) > EXAMPLES / 20  # else the mutations are too coarse, or too fine
-
-
-def test_the_application_is_as_it_was(app: Asker) -> None:
     assert app.post("/detect", content=FRAME).json()["count"] == 1
     text = app.get("/metrics").text
     assert "lynceus_queue_tiles 0.0" in text

@@ -7,8 +7,8 @@ from contextlib import suppress
 import pytest
 
 from lynceus.errors import LynceusError
-from lynceus.fits_file import Limits
 from lynceus.frame import read_frames
+from lynceus.reading import Limits
 from lynceus.tables import read_catalogue
 from tests.fuzz.mutations import BLOCK, CARD, seeds
 

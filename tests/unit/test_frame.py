@@ -447,6 +447,7 @@ def test_every_frame_of_a_mosaic():
     frames = read_frames(data)
     assert [frame.hdu for frame in frames] == [2, 4]
     assert {frame.sha256 for frame in frames} == {read_frame(data).sha256}
+    assert {frame.sha256 for frame in read_frames(data, sha256="known")} == {"known"}
 
 
 def test_a_broken_hdu_is_a_warning_on_the_others():

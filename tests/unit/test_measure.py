@@ -1,5 +1,7 @@
 """Measurements on simulated sources whose truth is exact: Gaussians on a known sky."""
 
+from dataclasses import replace
+
 import galsim
 import numpy as np
 import pytest
@@ -64,6 +66,18 @@ def test_bright_sources_are_where_they_are_as_bright_and_as_wide(fwhm):
     observed = np.hypot(fwhm, 0.68)  # the pixel widens a profile by 1/12 square pixels of variance
     assert np.median(sources.fwhm) == pytest.approx(observed, rel=0.07)
     assert (sources.flags == 0).all()
+
+
+def test_fringes_finer_than_the_sky_map_move_no_position():
+    frame, found, truth = field(2e3, 3.0, count=100)
+    rows, columns = np.indices(frame.shape)
+    fringed = replace(frame, pixels=frame.pixels + (15 * np.sin(columns / 8 + rows / 20)).astype(np.float32))
+    scatter = {}
+    for name, seen in (("plain", frame), ("fringed", fringed)):
+        sources = measured(seen, found)
+        away = np.hypot(sources.x - truth[:, 0], sources.y - truth[:, 1])
+        scatter[name] = float(np.sqrt(np.mean(away**2)))
+    assert scatter["fringed"] < 1.3 * scatter["plain"]
 
 
 @pytest.mark.parametrize("angle", [-60.0, 0.0, 30.0, 75.0])
@@ -244,3 +258,12 @@ def test_the_seeing_of_few_and_scattered_sources_is_among_them(widths):
     fwhm = np.array(widths)
     seeing = _seeing(fwhm, np.full(len(fwhm), 100.0), np.zeros(len(fwhm), np.int64), SPEC)
     assert fwhm.min() * (1 - 1e-9) <= seeing <= fwhm.max() * (1 + 1e-9)
+
+
+def test_a_large_frame_is_measured_band_by_band_and_the_same(monkeypatch):
+    frame, found, _ = field(facts=Facts(gain=GAIN))
+    whole = measured(frame, found)
+    monkeypatch.setattr("lynceus.measure.BAND", 40 * frame.shape[1])
+    banded = measured(frame, found)
+    for column in ("flux", "flux_err", "flux_aper", "flux_aper_err", "snr", "flags"):
+        np.testing.assert_allclose(getattr(banded, column), getattr(whole, column), rtol=1e-5)

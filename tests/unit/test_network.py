@@ -3,12 +3,13 @@ import json
 import pytest
 import torch
 import torchvision
+from scipy.spatial import cKDTree
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 
 from lynceus.background import cover
 from lynceus.merge import Suppression
 from lynceus.network import RESNET50_V1, RESNET50_V2, Network, NetworkSpec, fold_batch_norms
-from lynceus.regions import BoxHeads, Float32BoxCoder, silenced, suppress
+from lynceus.regions import BoxHeads, Float32BoxCoder, is_among_first, silenced, suppress
 
 SMALL = NetworkSpec(widths=(8, 16, 16, 16), blocks=(1, 1, 1, 1), pyramid=16, head_units=(32,))
 
@@ -116,6 +117,33 @@ def test_caps_are_told():
         free = Network(SMALL.model_copy(update={"proposal_score": 0.999})).eval()(tile)[0]
     assert capped.capped
     assert not free.capped
+
+
+@pytest.mark.parametrize(
+    "caps", [{}, {"proposals": 40, "detections": 9}, {"candidates": 30}], ids=["free", "capped", "few candidates"]
+)
+@pytest.mark.parametrize("classes", [("source",), ("star", "galaxy", "trail")])
+def test_a_batch_finds_what_its_tiles_find_alone(caps, classes):
+    torch.manual_seed(0)
+    network = Network(SMALL.model_copy(update={"classes": classes, "detection_score": 0.02, **caps})).eval()
+    tiles = torch.randn(3, 1, 128, 128) * torch.tensor([1.0, 3.0, 0.5])[:, None, None, None]
+    tiles[1, :, :, 64:] = 0  # masked
+    with torch.inference_mode():
+        together, alone = network(tiles), [network(tile[None])[0] for tile in tiles]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert len(ours.boxes)
+        assert ours.capped == theirs.capped
+        columns = [torch.cat([one.boxes, one.scores[:, None], one.labels[:, None]], dim=1) for one in (ours, theirs)]
+        distance, nearest = cKDTree(columns[0]).query(columns[1])  # equal scores may come in any order
+        assert len(ours.boxes) == len(theirs.boxes) == len(set(nearest))
+        assert distance.max() < 1e-3
+
+
+def test_the_first_of_each_group_are_those_of_the_highest_scores():
+    scores, groups = torch.tensor([0.1, 0.9, 0.5, 0.7, 0.2]), torch.tensor([0, 0, 1, 0, 1])
+    assert is_among_first(scores, groups, 1).tolist() == [False, True, True, False, False]
+    assert is_among_first(scores, groups, 2).tolist() == [False, True, True, True, True]
+    assert is_among_first(scores[:0], groups[:0], 1).tolist() == []
 
 
 @pytest.mark.parametrize("body", ["resnet18", "resnet34", "resnet50", "resnet101"])
@@ -235,8 +263,9 @@ def test_ignore_regions_take_no_loss_in_the_second_stage():
 def test_no_proposal_comes_from_where_there_is_nothing_to_see():
     tiles = torch.zeros(1, 1, 64, 64)
     tiles[..., :16, :16] = torch.randn(16, 16)
-    for cells in (16, 8, 4):
-        quiet = silenced(torch.ones(1, 3, cells, cells), tiles)[0]
+    for cells, (quiet,) in zip(
+        (16, 8, 4), silenced([torch.ones(1, 3, cells, cells) for cells in (16, 8, 4)], tiles), strict=True
+    ):
         lit = cells // 4 + 1  # one cell more than the stars reach
         assert (quiet[:, :lit, :lit] == 1).all()
         assert torch.isinf(quiet[:, lit:]).all()
