@@ -80,9 +80,9 @@ class Settings(BaseSettings):
         0, ge=0, description="Threads that run the network on a CPU; 0 for one a core. A GPU always has one."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "float32",
-        description="Format of the network's products; `auto` takes bfloat16, which misses some large galaxies, where "
-        "the device is faster with it.",
+        "auto",
+        description="Format of the network's products; `auto` takes bfloat16 where the device is faster with it. "
+        "The same frame gives the same list to the last digit only where this is the same.",
     )
     keywords: Keywords = Field(
         Keywords(),
