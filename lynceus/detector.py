@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +22,7 @@ from lynceus.network import RawDetections
 from lynceus.normalise import NormaliseSpec, normalise, stack_tiles
 from lynceus.on_trails import OnTrail, leave_out
 from lynceus.passes import merge_passes
+from lynceus.precision import exactly
 from lynceus.sky import Sky, SkySpec, estimate_sky
 from lynceus.spec import Spec
 from lynceus.tiling import Tile, TileSpec, binned, cut_tiles
@@ -175,19 +178,21 @@ class Detector:
         if not self.spec.coarse or max(frame.shape) < 2 * self.spec.coarse * self.spec.tile.overlap:
             return []
         small = binned(frame, self.spec.coarse)
-        return cut_tiles(small, estimate_sky(small, self.spec.sky), self.spec.tile)
+        tiles = cut_tiles(small, estimate_sky(small, self.spec.sky), self.spec.tile)
+        return [replace(tile, exact=True) for tile in tiles]
 
     def run(self, tiles: Sequence[Tile]) -> list[Found]:
         """Look at tiles, `batch` at a time on each worker; one result a tile, in order."""
-        batches = [tiles[start : start + self.batch] for start in range(0, len(tiles), self.batch)]
+        kinds = [list(alike) for _, alike in groupby(tiles, attrgetter("exact"))]
+        batches = [kind[start : start + self.batch] for kind in kinds for start in range(0, len(kind), self.batch)]
         if self.workers == 1:
             return [found for batch in batches for found in self.infer(batch)]
         with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return [found for batch in pool.map(self.infer, batches) for found in batch]
 
     def infer(self, tiles: Sequence[Tile]) -> list[Found]:
-        """Look at one batch of tiles of one size, in this thread."""
-        with torch.inference_mode():
+        """Look at one batch of tiles of one size and one precision, in this thread."""
+        with torch.inference_mode(), exactly(tiles[0].exact):
             pixels, window, phase = (self._sent(part) for part in stack_tiles(tiles))
             normalised = normalise(pixels, window, phase, tiles[0].mesh, self.spec.normalise)
             seen = normalised.flatten(1).any(dim=1).tolist()  # a tile all at the sky's level, or masked, is empty

@@ -21,6 +21,7 @@ import astropy
 from astropy.io import fits
 
 from lynceus.errors import FrameError, NotFitsError, TooLargeError
+from lynceus.file_map import FileBytes, forget
 from lynceus.reading import Limits
 
 BLOCK = 2880
@@ -55,7 +56,7 @@ class Hdu:
         0 is the primary HDU.
     header : Header
         As in the file (of the table, where an image is tile-compressed), in plain ASCII.
-    file : bytes
+    file : bytes or FileMap
         The whole file, decompressed.
     start, data_start, data_size : int
         Offset of the header and of the data, and size of the data, in bytes.
@@ -69,7 +70,7 @@ class Hdu:
 
     index: int
     header: fits.Header
-    file: bytes
+    file: FileBytes
     start: int
     data_start: int = 0
     data_size: int = 0
@@ -112,6 +113,10 @@ class Hdu:
         axes = self.plane_axes
         return axes and (self.shape[axes[0]], self.shape[axes[1]])
 
+    def forget(self, first: int, last: int) -> None:
+        """Give back the memory of its data from byte `first` to before `last`, where the file is mapped."""
+        forget(self.file, self.data_start + first, self.data_start + last)
+
     def describe(self) -> str:
         """Say what it holds, as a sentence without its full stop."""
         size = " x ".join(str(length) for length in self.shape)
@@ -130,12 +135,12 @@ class Hdu:
         return f"HDU {self.index} {what}"
 
 
-def open_fits(data: bytes, limits: Limits) -> list[Hdu]:
+def open_fits(data: FileBytes, limits: Limits) -> list[Hdu]:
     """Find the HDUs of a FITS file.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or FileMap
         The file: plain, .gz or .bz2.
     limits : Limits
         What it may cost.
@@ -161,7 +166,7 @@ def open_fits(data: bytes, limits: Limits) -> list[Hdu]:
         raise NotFitsError(_what_else(plain))
     hdus: list[Hdu] = []
     position = cards = 0
-    while plain.startswith(b"XTENSION" if hdus else b"SIMPLE", position):
+    while plain[position : position + 8].startswith(b"XTENSION" if hdus else b"SIMPLE"):
         if len(hdus) == limits.hdus:
             raise TooLargeError(f"the file has more than {limits.hdus} HDUs")
         hdu = _read_hdu(plain, position, len(hdus), limits.header_cards - cards)
@@ -219,45 +224,44 @@ def quiet() -> Iterator[None]:
             astropy.log.setLevel(level)
 
 
-def _decompress(data: bytes, limit: int) -> bytes:
+def _decompress(data: FileBytes, limit: int) -> FileBytes:
     """Undo .gz or .bz2, stopping as soon as the limit on bytes is passed."""
-    if data.startswith(GZIP):
+    if data[: len(GZIP)] == GZIP:
         return _inflate(gzip.GzipFile(fileobj=BytesIO(data)), limit)
-    if data.startswith(BZIP2):
+    if data[: len(BZIP2)] == BZIP2:
         return _inflate(bz2.BZ2File(BytesIO(data)), limit)
     return data
 
 
 def _inflate(stream: BinaryIO | gzip.GzipFile | bz2.BZ2File, limit: int) -> bytes:
     """Read a stream that decompresses as it is read."""
-    parts: list[bytes] = []
-    total = 0
+    plain = BytesIO()
     try:
         while part := stream.read(CHUNK):
-            parts.append(part)
-            total += len(part)
-            if total > limit:
+            plain.write(part)
+            if plain.tell() > limit:
                 raise TooLargeError(f"the file decompresses to more than {limit} bytes, the limit")
     except EOFError:
         raise FrameError("the compressed file is cut short") from None
     except (OSError, zlib.error):
         raise FrameError("the compressed file is damaged and cannot be decompressed") from None
-    return b"".join(parts)
+    return plain.getvalue()
 
 
-def _what_else(data: bytes) -> str:
+def _what_else(data: FileBytes) -> str:
     """Say what a file is that is not FITS."""
     if not data:
         return "the file is empty"
-    if data.startswith((GZIP, BZIP2)):
+    head = data[:BLOCK]
+    if head.startswith((GZIP, BZIP2)):
         return "the file is compressed twice"
     for magic, message in OTHER_FORMATS.items():
-        if data.startswith(magic):
+        if head.startswith(magic):
             return message
     return "the file is not FITS: it does not begin with a SIMPLE card"
 
 
-def _read_hdu(file: bytes, start: int, index: int, cards_left: int) -> Hdu:
+def _read_hdu(file: FileBytes, start: int, index: int, cards_left: int) -> Hdu:
     """Read one header; what is wrong with it becomes the HDU's fault."""
     end = _header_end(file, start, cards_left)
     if end is None:
@@ -274,7 +278,7 @@ def _read_hdu(file: bytes, start: int, index: int, cards_left: int) -> Hdu:
     return Hdu(index, header, file, start, end, size, kind, shape, fault)
 
 
-def _header_end(file: bytes, start: int, cards_left: int) -> int | None:
+def _header_end(file: FileBytes, start: int, cards_left: int) -> int | None:
     """Offset of the first block behind the END card; None where there is no END card."""
     for card, position in enumerate(range(start, len(file), CARD)):
         if card == cards_left:

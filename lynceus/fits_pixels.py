@@ -1,7 +1,7 @@
 """One HDU to a plane of float32 pixels, whatever it was stored as."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
@@ -73,10 +73,11 @@ def read_pixels(hdu: Hdu, limits: Limits) -> Plane:
     if prod(shape) > limits.pixels:
         raise TooLargeError(f"HDU {hdu.index} has {prod(shape)} pixels; the limit is {limits.pixels}")
     stored, header = _decompressed(hdu) if hdu.compressed else (_stored(hdu), hdu.header)
+    forget = None if hdu.compressed else hdu.forget
     scale, zero, warnings = _scaling(header)
     integer = stored.dtype.kind in "iu"
     blank = value(header, "BLANK") if integer else None
-    pixels = _scaled(stored.reshape(shape), scale, zero, blank if isinstance(blank, int) else None)
+    pixels = _scaled(stored.reshape(shape), scale, zero, blank if isinstance(blank, int) else None, forget)
     return Plane(pixels, abs(scale) if integer else 0.0, header, warnings)
 
 
@@ -94,9 +95,19 @@ def _scaling(header: fits.Header) -> tuple[float, float, tuple[str, ...]]:
     return scale or 1.0, zero or 0.0, warnings
 
 
-def _scaled(stored: NDArray[np.generic], scale: float, zero: float, blank: int | None) -> NDArray[np.float32]:
-    """Apply `stored * scale + zero` precisely, strip by strip, with NaN for whatever is not a value."""
+def _scaled(
+    stored: NDArray[np.generic],
+    scale: float,
+    zero: float,
+    blank: int | None,
+    forget: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Apply `stored * scale + zero` precisely, strip by strip, with NaN for whatever is not a value.
+
+    `forget` is told from which byte to which a strip was stored, when it is not needed any more.
+    """
     height, width = stored.shape
+    line = width * stored.itemsize
     pixels = np.empty((height, width), np.float32)
     rows = max(1, STRIP // width)
     precise = np.longdouble if stored.dtype.str[1:] == "i8" else np.float64  # unsigned 64 bits have BZERO = 2**63
@@ -113,6 +124,8 @@ def _scaled(stored: NDArray[np.generic], scale: float, zero: float, blank: int |
             part = pixels[top : top + rows]
             part[...] = values
             part[~np.isfinite(part)] = np.nan
+            if forget is not None:
+                forget(top * line, (top + len(strip)) * line)
     return pixels
 
 

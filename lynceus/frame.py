@@ -1,6 +1,5 @@
 """FITS bytes to a Frame: pixels, mask, header facts and WCS."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from lynceus.celestial import celestial_wcs, pixel_scale, to_icrs
 from lynceus.detections import Floats
 from lynceus.errors import FrameError, LynceusError, NoSuchHduError, TooLargeError
 from lynceus.facts import Facts, first_text, read_facts
+from lynceus.file_map import FileBytes, sha256_of
 from lynceus.fits_file import Hdu, open_fits, text
 from lynceus.fits_pixels import read_pixels
 from lynceus.levels import clip_saturated, equalise_bayer, find_step, mask_outside, usable
@@ -150,7 +150,7 @@ class Frame:
 
 
 def read_frame(
-    data: bytes,
+    data: FileBytes,
     hdu: str | int | None = None,
     *,
     limits: Limits = DEFAULT_LIMITS,
@@ -161,8 +161,9 @@ def read_frame(
 
     Parameters
     ----------
-    data : bytes
-        The file: plain, .gz or .bz2; images plain or tile-compressed.
+    data : bytes or FileMap
+        The file: plain, .gz or .bz2; images plain or tile-compressed. Of a mapped one, memory is given back as its
+        pixels are read.
     hdu : str, int or None
         An index (0 is the primary HDU; also as a string), an EXTNAME in any case, or `NAME,VER`. By default the first
         HDU that holds a 2-D image, masks, weights and the like left out.
@@ -192,11 +193,11 @@ def read_frame(
     with _only_frame_errors():
         hdus = open_fits(data, limits)
         chosen = _first_frame(hdus) if hdu is None else _find(hdus, hdu)
-        return _read(chosen, hdus[0], sha256 or _sha256_of(data), limits, keywords)
+        return _read(chosen, hdus[0], sha256 or sha256_of(data), limits, keywords)
 
 
 def read_frames(
-    data: bytes,
+    data: FileBytes,
     *,
     limits: Limits = DEFAULT_LIMITS,
     keywords: Keywords = DEFAULT_KEYWORDS,
@@ -206,7 +207,7 @@ def read_frames(
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or FileMap
         The file, as for `read_frame`.
     limits : Limits
         What the file may cost, all its frames together.
@@ -233,15 +234,15 @@ def read_frames(
         pixels = sum(prod(hdu.shape) for hdu in wanted)
         if pixels > limits.pixels and not hdus[-1].fault:
             raise TooLargeError(f"the frames have {pixels} pixels together; the limit is {limits.pixels}")
-        return _read_all(wanted, hdus[0], sha256 or _sha256_of(data), limits, keywords)
+        return _read_all(wanted, hdus[0], sha256 or sha256_of(data), limits, keywords)
 
 
-def read_plane(data: bytes, shape: tuple[int, int], *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.float32]:
+def read_plane(data: FileBytes, shape: tuple[int, int], *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.float32]:
     """Read a mask or a weight map that belongs to a frame.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or FileMap
         A FITS file; its first 2-D image is read, whatever its name.
     shape : (int, int)
         Height and width of the frame, in pixels.
@@ -267,10 +268,6 @@ def read_plane(data: bytes, shape: tuple[int, int], *, limits: Limits = DEFAULT_
             height, width = hdu.plane_shape or (0, 0)
             raise FrameError(f"the mask or weight is {height} x {width}; the frame is {shape[0]} x {shape[1]}")
         return read_pixels(hdu, limits).pixels
-
-
-def _sha256_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager

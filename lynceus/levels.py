@@ -19,6 +19,7 @@ PLATEAU_CONTRAST = 3.0  # times what the levels below lead to expect
 PLATEAU_RANGE = 0.1  # of the values between sky and plateau, that the expectation is taken from
 PLATEAU_LEVELS = 10  # at least so many steps
 OUTLIERS = 0.1  # of the pixels on a plateau, that may lie above it: hot pixels, after a dark was subtracted
+STRIP = 512  # rows looked at at once, so that no plane of marks is as large as the frame
 TOP = 200_000  # of the brightest pixels, searched for a plateau
 
 
@@ -197,7 +198,8 @@ def equalise_bayer(
 
 def _plateau(pixels: Pixels, sky: float, highest: float, step: float) -> float | None:
     """Find the level at the top of the histogram where pixels pile up."""
-    top = pixels[pixels >= np.float32((sky + highest) / 2)]
+    strips = [pixels[first : first + STRIP] for first in range(0, len(pixels), STRIP)]
+    top = np.concatenate([strip[strip >= np.float32((sky + highest) / 2)] for strip in strips])
     values, counts = np.unique(top[:: max(1, len(top) // TOP)], return_counts=True)
     level = float(values[counts.argmax()])
     count = int(np.count_nonzero(top == np.float32(level)))
@@ -205,10 +207,12 @@ def _plateau(pixels: Pixels, sky: float, highest: float, step: float) -> float |
     if count < PLATEAU_PIXELS or above > OUTLIERS * count:
         return None
     low = min(level - PLATEAU_RANGE * (level - sky), level - PLATEAU_LEVELS * step)
-    below = int(np.count_nonzero((pixels >= np.float32(low)) & (pixels < np.float32(level))))
+    below = sum(int(np.count_nonzero((strip >= np.float32(low)) & (strip < np.float32(level)))) for strip in strips)
     levels = max((level - low) / step, 1.0) if step > 0 else inf
     lowest = np.fmin.reduce(pixels, axis=None)
-    two_valued = not np.any((pixels > lowest) & (pixels < np.float32(level)))  # a mask, or constant
+    two_valued = not any(
+        ((strip > lowest) & (strip < np.float32(level))).any() for strip in strips
+    )  # a mask, or constant
     return None if two_valued or count <= PLATEAU_CONTRAST * below / levels else level
 
 

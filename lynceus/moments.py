@@ -136,13 +136,27 @@ def measure_shapes(
     return shapes
 
 
+def stamp_reach(variance: Floats) -> Floats:
+    """Pixels from the middle of the stamp of each source to its sides, (N,), for a first guess of the extent (N, 2)."""
+    return _half_side(_rung(variance))
+
+
+def _rung(variance: Floats) -> NDArray[np.intp]:
+    """The step of each source on a ladder of stamp sizes, an eighth apart, (N,)."""
+    reach = REACH * np.sqrt(variance.max(axis=1, initial=0.0)) + 1
+    return np.asarray(np.ceil(6 * np.log2(np.maximum(reach, 4) / 4)), np.intp)
+
+
+def _half_side(rung: NDArray[np.intp]) -> Floats:
+    return np.asarray(np.ceil(4 * 2 ** (rung / 6)))
+
+
 def _groups(variance: Floats) -> Iterator[tuple[NDArray[np.intp], int, int]]:
     """Sources that share a stamp size: their indices, the side in samples (odd) and the pixels from one to the next."""
-    reach = REACH * np.sqrt(variance.max(axis=1, initial=0.0)) + 1
-    rung = np.ceil(6 * np.log2(np.maximum(reach, 4) / 4)).astype(int)  # sizes an eighth apart
+    rung = _rung(variance)
     for size in np.unique(rung):
         members = np.flatnonzero(rung == size)
-        half = int(np.ceil(4 * 2 ** (size / 6)))
+        half = int(_half_side(size))
         step = -(-half // (LARGEST_STAMP // 2))
         side = 2 * (half // step) + 1
         for first in range(0, len(members), max(CHUNK // side**2, 1)):

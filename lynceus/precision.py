@@ -1,10 +1,15 @@
 """Which number format the arithmetic of a network uses."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+_exact: ContextVar[bool] = ContextVar("exact", default=False)
 
 
 def chosen_dtype(precision: Precision, device: torch.device) -> torch.dtype:
@@ -24,7 +29,17 @@ def chosen_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 def lowered(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """A context in which convolutions and dense layers calculate in `dtype`; no other than ever with float32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32 and not _exact.get())
+
+
+@contextmanager
+def exactly(exact: bool = True) -> Iterator[None]:
+    """A context in which nothing is lowered."""
+    token = _exact.set(exact)
+    try:
+        yield
+    finally:
+        _exact.reset(token)
 
 
 def _is_fast(device: torch.device) -> bool:

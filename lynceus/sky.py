@@ -16,6 +16,7 @@ from lynceus.detections import Floats
 from lynceus.frame import Frame
 from lynceus.spec import Spec
 
+WIDE = 4096  # columns that are interpolated at once
 BORDER = 2  # squares around the map that cubic interpolation may reach into
 QUANTISATION_NOISE = 1 / np.sqrt(12.0)  # standard deviation of rounding to a step of 1
 
@@ -68,17 +69,16 @@ class Sky:
 
     def upsampled(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Level and noise at every pixel, two arrays of shape (H, W), in ADU."""
-        return self.level_in(0, self.shape[0]), self.noise_in(0, self.shape[0])
+        everywhere = slice(0, self.shape[0]), slice(0, self.shape[1])
+        return self.level_in(*everywhere), self.noise_in(*everywhere)
 
-    def level_in(self, first: int, last: int) -> NDArray[np.float32]:
-        """The level at every pixel of the rows from `first` to before `last`, shape (last - first, W), in ADU."""
-        down, across = self._interpolations
-        return np.asarray(down[first:last] @ self._bordered[0] @ across)
+    def level_in(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """The level at every pixel of some rows and columns, both slices with two ends, in ADU."""
+        return self._interpolated(self._bordered[0], rows, columns)
 
-    def noise_in(self, first: int, last: int) -> NDArray[np.float32]:
-        """The noise there, shape (last - first, W), in ADU."""
-        down, across = self._interpolations
-        noise = down[first:last] @ self._bordered[1] @ across
+    def noise_in(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """The noise there, in ADU."""
+        noise = self._interpolated(self._bordered[1], rows, columns)
         return np.asarray(np.exp(noise, out=noise))
 
     def noise_at(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -111,6 +111,20 @@ class Sky:
         rows = np.clip(BORDER + first_row + reach, 0, maps.shape[1] - 1)[:, None]
         columns = np.clip(BORDER + first_column + reach, 0, maps.shape[2] - 1)
         return maps[:, rows, columns], np.array([row_phase, column_phase], np.float32)
+
+    def _interpolated(self, plane: NDArray[np.float32], rows: slice, columns: slice) -> NDArray[np.float32]:
+        """A bordered map at some pixels; of a wide frame, few squares matter to a column."""
+        down, across = self._interpolations
+        lines = down[rows] @ plane
+        if self.shape[1] <= WIDE:
+            return np.asarray(lines @ across[:, columns])
+        values = np.empty((len(lines), columns.stop - columns.start), np.float32)
+        for left in range(columns.start, columns.stop, WIDE):
+            right = min(left + WIDE, columns.stop)
+            squares = slice(left // self.mesh, BORDER + right // self.mesh + 3)
+            there = slice(left - columns.start, right - columns.start)
+            np.matmul(lines[:, squares], across[squares, left:right], out=values[:, there])
+        return values
 
     @cached_property
     def _interpolations(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -12,6 +12,8 @@ from lynceus.frame import Frame
 from lynceus.sky import Sky
 from lynceus.spec import Spec
 
+STRIP = 256  # rows of blocks that are summed at once
+
 
 class TileSpec(Spec):
     """How a frame is cut.
@@ -56,6 +58,8 @@ class Tile:
     core : (float, float, float, float)
         The part of the frame the tile answers for, as x_min, y_min, x_max, y_max in edge
         coordinates; infinite towards the frame's own border.
+    exact : bool
+        Whether it wants float32 where the network has leave to take less: boxes of large objects suffer from that.
     """
 
     pixels: NDArray[np.float32]
@@ -64,6 +68,7 @@ class Tile:
     mesh: int
     origin: tuple[int, int]
     core: tuple[float, float, float, float]
+    exact: bool = False
 
     @property
     def size(self) -> int:
@@ -108,13 +113,20 @@ def binned(frame: Frame, factor: int) -> Frame:
 
     Masked pixels are left out of a mean; a rest of rows or columns at the far border is dropped.
     """
-    height, width = (length // factor * factor for length in frame.shape)
-    pixels = frame.pixels[:height, :width]
-    sums, usable = _block_sums(pixels, factor), np.full((height // factor, width // factor), float(factor**2))
+    height, width = (length // factor for length in frame.shape)
+    means = np.empty((height, width), np.float32)
+    for top in range(0, height, STRIP):
+        strip = frame.pixels[top * factor : min(top + STRIP, height) * factor, : width * factor]
+        means[top : top + STRIP] = _block_means(strip, factor)
+    return Frame(means, frame.facts, frame.quantum / factor)
+
+
+def _block_means(pixels: NDArray[np.float32], factor: int) -> NDArray[np.float64]:
+    """Means of the usable pixels of `factor` x `factor` blocks, NaN where there are none."""
+    sums, usable = _block_sums(pixels, factor), np.asarray(float(factor**2))
     if np.isnan(sums).any():
         sums, usable = (_block_sums(part, factor) for part in (np.nan_to_num(pixels), np.isfinite(pixels)))
-    means = np.where(usable > 0, sums / np.maximum(usable, 1), np.nan)
-    return Frame(np.ascontiguousarray(means, np.float32), frame.facts, frame.quantum / factor)
+    return np.where(usable > 0, sums / np.maximum(usable, 1), np.nan)
 
 
 def _block_sums(plane: NDArray[Any], factor: int) -> NDArray[np.float64]:

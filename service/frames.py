@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lynceus.catalogue import Block
 from lynceus.detections import Detections
 from lynceus.detector import Cut, Detector, Found
+from lynceus.file_map import FileBytes
 from lynceus.frame import Frame, read_frame, read_frames, read_plane
 from lynceus.measure import FrameSummary, Sources, measure, summarise, unmeasured
 from lynceus.on_trails import OnTrail
@@ -161,16 +162,16 @@ class Pipeline:
         return Opened(frames, cuts)
 
     def _decode(self, upload: Upload, hdu: str | None) -> list[Frame]:
-        data = upload.read("frame") or b""
+        data = upload.map("frame") or b""
         limits, keywords = self.settings.limits, self.settings.keywords
         if hdu is not None and hdu.lower() == ALL:
             frames = read_frames(data, limits=limits, keywords=keywords, sha256=upload.sha256)
         else:
             frames = [read_frame(data, hdu, limits=limits, keywords=keywords, sha256=upload.sha256)]
-        mask, weight = upload.read("mask"), upload.read("weight")
+        mask, weight = upload.map("mask"), upload.map("weight")
         return [self._masked(frame, mask, weight) for frame in frames]
 
-    def _masked(self, frame: Frame, mask: bytes | None, weight: bytes | None) -> Frame:
+    def _masked(self, frame: Frame, mask: FileBytes | None, weight: FileBytes | None) -> Frame:
         """Mask what the caller's mask marks and what his weight map gives no weight; NaN is bad in both."""
         if mask is not None:
             frame = frame.masked(self._plane(mask, frame) != 0)
@@ -178,7 +179,7 @@ class Pipeline:
             frame = frame.masked(~(self._plane(weight, frame) > 0))
         return frame
 
-    def _plane(self, data: bytes, frame: Frame) -> NDArray[np.float32]:
+    def _plane(self, data: FileBytes, frame: Frame) -> NDArray[np.float32]:
         return read_plane(data, frame.shape, limits=self.settings.limits)
 
     async def _infer(

@@ -14,6 +14,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from lynceus.errors import TooLargeError
+from lynceus.file_map import FileBytes, map_file
 from lynceus.fits_file import BZIP2, GZIP, open_fits
 from lynceus.reading import Limits
 from service.refusals import BadParameterError, ClientGoneError, DiskFullError, SlowUploadError
@@ -73,6 +74,10 @@ class Part:
         self._file.seek(0)
         return self._file.read()
 
+    def map(self) -> FileBytes:
+        """The whole file without a copy of it; it can be read after `close` too."""
+        return map_file(self._file)
+
     def close(self) -> None:
         """Remove the file."""
         with suppress(OSError):  # what the disk had no room for is written once more, in vain
@@ -128,6 +133,11 @@ class Upload:
         """The bytes of a part; None if it did not come."""
         part = self.parts.get(name)
         return None if part is None else part.read()
+
+    def map(self, name: str) -> FileBytes | None:
+        """The same without a copy, also once the files are removed; for parts that are large."""
+        part = self.parts.get(name)
+        return None if part is None else part.map()
 
     def close(self) -> None:
         """Remove the files; a second call does nothing."""

@@ -9,6 +9,7 @@ import numpy as np
 import typer
 
 from lynceus.bundle import load_bundle
+from lynceus.file_map import map_file
 from lynceus.frame import Frame, read_frame
 from lynceus.precision import Precision
 from tests.bench.finding import find
@@ -32,7 +33,8 @@ def main(
     base, wall, cpu, sources = kilobytes("VmRSS"), [], [], 0
     for _ in range(repeats):
         busy, start = time.process_time(), time.perf_counter()
-        sources = find(detector, read_frame(frame.read_bytes()))
+        with frame.open("rb") as file:
+            sources = find(detector, read_frame(map_file(file)))
         wall.append(time.perf_counter() - start)
         cpu.append(time.process_time() - busy)
     peak = kilobytes("VmHWM")

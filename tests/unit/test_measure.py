@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lynceus.detections import Detections, box_about
 from lynceus.frame import Facts, Frame
-from lynceus.measure import Flag, MeasureSpec, _seeing, measure, summarise, unmeasured
+from lynceus.measure import MEASURED, Flag, MeasureSpec, _Plane, _seeing, measure, summarise, unmeasured
 from lynceus.sky import SkySpec, estimate_sky
 
 SPEC = MeasureSpec()
@@ -260,10 +260,54 @@ def test_the_seeing_of_few_and_scattered_sources_is_among_them(widths):
     assert fwhm.min() * (1 - 1e-9) <= seeing <= fwhm.max() * (1 + 1e-9)
 
 
-def test_a_large_frame_is_measured_band_by_band_and_the_same(monkeypatch):
-    frame, found, _ = field(facts=Facts(gain=GAIN))
+def blotched(side: int = 480) -> tuple[Frame, Detections]:
+    """A wide frame of sources of all sizes at borders of bands of 40 rows and at its own; bad and saturated pixels."""
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.uniform(0, 1.5 * side, 60), [0.0, 1.5 * side - 1, 300.0, 360.0]])
+    y = np.concatenate(
+        [np.repeat(np.arange(40.0, 440.0, 40.0), 6) + rng.uniform(-1, 1, 60), [0.0, side - 1, 240.0, 239.5]]
+    )
+    sigma = np.concatenate([rng.uniform(1, 9, 60), [3.0, 3.0, 60.0, 25.0]])
+    rows, columns = np.arange(side)[:, None], np.arange(round(1.5 * side))
+    light = sum(
+        3e3 / s * np.exp(-((rows - v) ** 2) / (2 * s * s)) * np.exp(-((columns - u) ** 2) / (2 * s * s))
+        for u, v, s in zip(x, y, sigma, strict=True)
+    )
+    pixels = (LEVEL + light + rng.normal(0, NOISE, np.shape(light))).astype(np.float32)
+    pixels[rng.uniform(size=pixels.shape) < 0.01] = np.nan
+    half = SPEC.box_scale * 2.355 * sigma
+    boxes = box_about(x, y, half, half).astype(np.float32)
+    found = Detections(boxes, np.ones(len(x), np.float32), np.zeros(len(x), np.int64))
+    return Frame(np.fmin(pixels, np.float32(2500)), Facts(gain=GAIN, saturation=2500.0)), found
+
+
+@pytest.mark.parametrize("near", [4, 30, 1000])
+def test_a_large_frame_is_measured_piece_by_piece_and_the_same(monkeypatch, near):
+    frame, found = blotched()
     whole = measured(frame, found)
+    monkeypatch.setattr("lynceus.measure.WHOLE", 0)
     monkeypatch.setattr("lynceus.measure.BAND", 40 * frame.shape[1])
-    banded = measured(frame, found)
-    for column in ("flux", "flux_err", "flux_aper", "flux_aper_err", "snr", "flags"):
-        np.testing.assert_allclose(getattr(banded, column), getattr(whole, column), rtol=1e-5)
+    monkeypatch.setattr("lynceus.measure.NEAR", near)
+    pieces = measured(frame, found)
+    for column in MEASURED:
+        np.testing.assert_allclose(getattr(pieces, column), getattr(whole, column), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(pieces.flags, whole.flags)
+    assert (whole.flags & Flag.INCOMPLETE).any()
+    assert (whole.flags & Flag.NEIGHBOURS).any()
+    sky = estimate_sky(frame, SkySpec())
+    assert summarise(frame, pieces, sky, SPEC).saturated_fraction == frame.saturated.mean() > 0
+
+
+def test_no_source_is_measured_in_a_piece_of_a_large_frame_that_it_is_not_whole_in(monkeypatch):
+    frame, found = blotched()
+    monkeypatch.setattr("lynceus.measure.WHOLE", 0)
+    monkeypatch.setattr("lynceus.measure.BAND", 40 * frame.shape[1])
+    monkeypatch.setattr("lynceus.measure.NEAR", 30)
+    (x, y), reach = found.centres, np.linspace(1, 200, len(found))
+    seen = []
+    for here, cutout in _Plane(frame, estimate_sky(frame, SkySpec())).cutouts(x, y, reach):
+        for centre, span, length in ((x, cutout.columns, frame.shape[1]), (y, cutout.rows, frame.shape[0])):
+            assert (span.start <= np.maximum(centre[here] - reach[here] - 1, 0)).all()
+            assert (span.stop >= np.minimum(centre[here] + reach[here] + 2, length)).all()
+        seen += here.tolist()
+    assert sorted(seen) == list(range(len(found)))

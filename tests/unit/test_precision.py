@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,16 @@ def test_bfloat16_finds_the_same_sure_sources():
     assert len(sure) > 30
     assert np.mean(nearest < 1) > 0.98
     assert not np.array_equal(expected.scores[:10], found.scores[:10])
+
+
+def test_an_exact_tile_is_looked_at_in_float32():
+    frame = read_frame(scene(2, 60))
+    whole, lower = (load_bundle(default_bundle(), precision=one).detector for one in ("float32", "bfloat16"))
+    [tile] = whole.cut(frame).tiles
+    exact = replace(tile, exact=True)
+    expected = whole.infer([tile])[0].detections.scores
+    assert np.array_equal(lower.infer([exact])[0].detections.scores, expected)
+    assert not np.array_equal(lower.infer([tile])[0].detections.scores, expected)
 
 
 def test_only_what_onednn_is_better_at_is_turned():

@@ -105,3 +105,14 @@ def test_the_sky_of_real_frames_is_that_of_sextractor(name):
     shift = np.abs(level - theirs.back())[empty] / theirs.rms()[empty]
     assert np.percentile(shift, 95) < 0.15
     assert np.percentile(np.abs(noise / theirs.rms() - 1)[empty], 95) < 0.15
+
+
+@pytest.mark.parametrize("mesh", [16, 24])
+def test_a_wide_frame_is_interpolated_some_columns_at_a_time_and_the_same(monkeypatch, mesh):
+    sky = estimate_sky(Frame(noisy((150, 333))), SkySpec(mesh=mesh))
+    level, noise = sky.upsampled()
+    monkeypatch.setattr("lynceus.sky.WIDE", 37)
+    rows, columns = slice(20, 91), slice(11, 333)
+    np.testing.assert_allclose(sky.level_in(rows, columns), level[rows, columns], rtol=1e-6)
+    np.testing.assert_allclose(sky.noise_in(rows, columns), noise[rows, columns], rtol=1e-6)
+    np.testing.assert_allclose(sky.upsampled()[0], level, rtol=1e-6)
