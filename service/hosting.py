@@ -1,5 +1,6 @@
 """BentoML around the application: supervision, probes, tracing and packaging."""
 
+from collections.abc import Callable
 from typing import Any
 
 import bentoml
@@ -13,7 +14,7 @@ from service.start import check_start
 from service.untimed import leave_out_timers
 
 
-def hosted(app: Starlette, settings: Settings) -> Any:
+def hosted(app: Starlette, settings: Settings, check_start: Callable[[Settings], None] = check_start) -> Any:
     """A BentoML service that mounts the application at the root.
 
     Parameters
@@ -22,6 +23,8 @@ def hosted(app: Starlette, settings: Settings) -> Any:
         From `create_app`, or `Late`.
     settings : Settings
         The application's.
+    check_start : callable
+        Raises LynceusError for what the application would fail with, before anything is served.
     """
     use_impatient_protocol(settings.header_timeout)
     leave_out_timers()

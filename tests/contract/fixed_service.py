@@ -5,6 +5,7 @@ from starlette.applications import Starlette
 from service.hosting import hosted
 from service.late import Late
 from service.settings import Settings
+from service.start import check_settings
 
 settings = Settings()
 
@@ -16,4 +17,4 @@ def application() -> Starlette:
     return create_app(settings, fixed_bundle())
 
 
-Lynceus = hosted(Late(application), settings)
+Lynceus = hosted(Late(application), settings, check_settings)

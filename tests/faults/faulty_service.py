@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from service.hosting import hosted
 from service.late import Late
 from service.settings import Settings
+from service.start import check_settings
 
 settings = Settings()
 
@@ -21,4 +22,4 @@ def application() -> Starlette:
     return create_app(settings, faulty_bundle(os.environ.get("FAULT", "")))
 
 
-Lynceus = hosted(Late(application), settings)
+Lynceus = hosted(Late(application), settings, check_settings)

@@ -16,6 +16,7 @@ from lynceus.network import RawDetections
 from service.app import create_app
 from service.hosting import hosted
 from service.settings import Settings
+from service.start import check_settings
 from tests.fakes import SMALL_TILES, FixedNetwork, fixed_bundle
 from tests.load import TILE_SECONDS
 
@@ -34,4 +35,4 @@ class PacedNetwork(FixedNetwork):
 network = PacedNetwork(tile_seconds=float(os.environ.get(TILE_SECONDS, "0.05")))
 settings = Settings()
 bundle = Bundle(Detector(network, SMALL_TILES), fixed_bundle().manifest)
-Lynceus = hosted(create_app(settings, bundle), settings)
+Lynceus = hosted(create_app(settings, bundle), settings, check_settings)
