@@ -6,9 +6,12 @@ All state belongs to the event loop; only `infer` runs in threads. So there are 
 import asyncio
 import logging
 import math
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 
@@ -16,7 +19,6 @@ from lynceus.detector import Found
 from lynceus.errors import DetectionError, LynceusError
 from lynceus.tiling import Tile
 from service.forecast import CERTAINTY, Need, lateness
-from service.hands import be_nice
 from service.pace import Pace
 from service.refusals import DeviceFullError, OverloadedError
 from service.turns import SHADOW, Batch, Infer, Job, Priority, Turns
@@ -309,7 +311,8 @@ def settle(one_thread: bool) -> None:
     """Make a thread one of the network's: alone with its core if asked, and last in line for it."""
     if one_thread:
         torch.set_num_threads(1)
-        be_nice(NICENESS)
+        with suppress(OSError, AttributeError):  # only Linux gives each thread a niceness of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def cuda_is_lost() -> bool:

@@ -1,8 +1,8 @@
 """What lives as long as the server: the versions, the queue, and the requests in progress."""
 
-import asyncio
 import logging
 import os
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from threading import Timer
@@ -33,6 +33,7 @@ from service.watch import Stopwatch, unless_gone
 FATAL_STATUS = 70  # exit status of the process: EX_SOFTWARE
 FATAL_DELAY = 1.0  # seconds in which the requests in flight still get their error
 GPU_BATCH = 32  # tiles
+SWITCH_SECONDS = 0.0005  # the network wants the interpreter after each operation, and shall not wait 5 ms for it
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Finder:
 
     async def start(self) -> None:
         """Load the versions, then begin to work."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         await self.keeper.start()
         self.batcher.start()
         self.shadow.start()
@@ -76,7 +78,6 @@ class Finder:
         await self.keeper.close()
         await self.shadow.close()
         await self.batcher.close()
-        await asyncio.to_thread(self.pipeline.close)
         self._tidier.close()
 
     def is_busy(self) -> bool:

@@ -1,5 +1,6 @@
 """An upload to frames, and frames to blocks of sources: the pipeline of one request, one stage a line."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from lynceus.measure import FrameSummary, Sources, measure, summarise, unmeasure
 from lynceus.on_trails import OnTrail
 from service.batcher import TileBatcher
 from service.context import note
-from service.hands import Hands
 from service.metrics import Metrics
 from service.question import Question
 from service.served import Served
@@ -94,11 +94,6 @@ class Pipeline:
         self.metrics = metrics
         self._decoding = Slots(settings.max_decodes)
         self._measuring = Slots(max(2, settings.cores))
-        self._hands = Hands(settings.max_decodes + max(2, settings.cores))
-
-    def close(self) -> None:
-        """End the threads; nothing may be in progress."""
-        self._hands.close()
 
     async def open(
         self, served: Served, upload: Upload, hdu: str | None, watch: Stopwatch, priority: Priority = "live"
@@ -106,9 +101,9 @@ class Pipeline:
         """Read every frame asked for, under the masks that came with it, and make it ready for a version."""
         with self.batcher.pace.preparing():
             async with self._decoding.taken(priority):
-                frames = await self._hands.lend(priority, self._decode, upload, hdu)
+                frames = await asyncio.to_thread(self._decode, upload, hdu)
                 watch.lap("decode")
-                opened = await self._cut(served, frames, watch, priority)
+                opened = await self._cut(served, frames, watch)
             upload.close()  # not before: until then it is what the frame is counted by
         self.batcher.pace.learn_size(opened.tiles, upload.size)
         return opened
@@ -118,7 +113,7 @@ class Pipeline:
     ) -> Opened:
         """Make frames ready for another version."""
         async with self._decoding.taken(priority):
-            return await self._cut(served, frames, watch, priority)
+            return await self._cut(served, frames, watch)
 
     async def find(
         self, served: Served, opened: Opened, question: Question, watch: Stopwatch, due: float = math.inf
@@ -135,9 +130,7 @@ class Pipeline:
         """Measure what is worth it of all that was found."""
         kept = [self._keep(one.detections, served, question) for one in looked]
         async with self._measuring.taken(question.priority):
-            measured = await self._hands.lend(
-                question.priority, self._measure, opened.frames, kept, looked, served, question
-            )
+            measured = await asyncio.to_thread(self._measure, opened.frames, kept, looked, served, question)
         watch.lap("measure")
         return self._blocks(opened.frames, looked, kept, measured, served, watch)
 
@@ -149,15 +142,15 @@ class Pipeline:
         due -= opened.tiles * self.batcher.pace.after_seconds
         found = await self._infer(cuts, detector, priority, watch, due)
         watch.lap("infer")
-        joined = await self._hands.lend(priority, lambda: list(map(detector.joined, cuts, found)))
+        joined = await asyncio.to_thread(lambda: list(map(detector.joined, cuts, found)))
         watch.lap("merge")
         return [
             Looked(cut, one.detections, _capped(tiles), one.on_trails)
             for cut, one, tiles in zip(cuts, joined, found, strict=True)
         ]
 
-    async def _cut(self, served: Served, frames: Sequence[Frame], watch: Stopwatch, priority: Priority) -> Opened:
-        cuts = await self._hands.lend(priority, lambda: [served.detector.cut(frame) for frame in frames])
+    async def _cut(self, served: Served, frames: Sequence[Frame], watch: Stopwatch) -> Opened:
+        cuts = await asyncio.to_thread(lambda: [served.detector.cut(frame) for frame in frames])
         watch.lap("tile")
         return Opened(frames, cuts)
 
