@@ -33,7 +33,7 @@ from service.watch import Stopwatch, unless_gone
 FATAL_STATUS = 70  # exit status of the process: EX_SOFTWARE
 FATAL_DELAY = 1.0  # seconds in which the requests in flight still get their error
 GPU_BATCH = 32  # tiles
-SWITCH_SECONDS = 0.0005  # the network wants the interpreter after each operation, and shall not wait 5 ms for it
+SWITCH_SECONDS = 0.0005  # the network wants the interpreter between its operations; 5 ms is a long wait for each
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -75,7 +75,7 @@ class Pace:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """While a frame is received, but not yet in the queue."""
+        """While a frame that was received is made ready for the queue."""
         self._preparing += 1
         try:
             yield

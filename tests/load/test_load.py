@@ -8,7 +8,7 @@ PLAN = Plan(
     peak_seconds=3, seconds=4, clients=6, overload=3, live=0.2, deadline=3, backfill_deadline=4, warm_up_seconds=1
 )
 TILE_SECONDS = 0.1
-KEPT = 0.5  # of the deadlines: letting all in keeps a third; `make load` asks for more, on an idle machine
+KEPT = 0.5  # of the deadlines, a coarse bound: the tests beside it take the cores; `make load` asks for 99 %
 
 
 def test_with_too_much_load_those_let_in_are_answered_and_the_others_turned_away() -> None:
