@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from pydantic import Field, StringConstraints, ValidationError
 
+from lynceus.blas import one_thread_each
 from lynceus.detector import Detector, DetectorSpec
 from lynceus.durable import new_folder
 from lynceus.errors import BundleError
@@ -109,7 +110,7 @@ def save_bundle(folder: Path, network: Network, manifest: Manifest, report: dict
 def load_bundle(
     folder: Path, device: torch.device | str = "cpu", workers: int = 1, precision: Precision = "float32"
 ) -> Bundle:
-    """Read and verify a version, then build its detector.
+    """Read and verify a version, then build its detector; from then on numpy's BLAS uses one thread in this process.
 
     Parameters
     ----------
@@ -127,6 +128,7 @@ def load_bundle(
     BundleError
         If a file is missing or damaged, or the manifest is not understood; the file is named.
     """
+    one_thread_each()
     sums = verify(folder)
     manifest = read_manifest(folder)
     if sums[WEIGHTS] != manifest.weights_sha256:

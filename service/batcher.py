@@ -39,6 +39,8 @@ class TileBatcher:
     ----------
     workers : int
         Threads that run networks.
+    ahead : int
+        Full batches that are at hand when a thread is done, so that it need not wait for the event loop.
     one_thread : bool
         Keep torch from starting threads of its own in each worker, as is best on a CPU.
     max_batch_tiles, max_queue_tiles : int
@@ -66,6 +68,7 @@ class TileBatcher:
         self,
         *,
         workers: int = 1,
+        ahead: int = 0,
         one_thread: bool = True,
         max_batch_tiles: int = 1,
         max_queue_tiles: int = 2048,
@@ -76,6 +79,7 @@ class TileBatcher:
         stuck_seconds: float = math.inf,
     ) -> None:
         self.workers = workers
+        self.ahead = ahead
         self.max_batch_tiles = max_batch_tiles
         self.max_queue_tiles = max_queue_tiles
         self.on_batch = on_batch
@@ -119,7 +123,7 @@ class TileBatcher:
 
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(self.workers)]
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self.workers + self.ahead)]
         self._watchdog.start()
 
     async def close(self) -> None:
@@ -233,7 +237,7 @@ class TileBatcher:
     async def _next(self) -> Batch:
         """Wait for tiles, then a little for company."""
         while True:
-            while not (waiting := self._turns.tiles):
+            while not self._may_take(waiting := self._turns.tiles):
                 self._arrived.clear()
                 await self._arrived.wait()
             if waiting < self._fits:
@@ -241,6 +245,10 @@ class TileBatcher:
             if batch := self._turns.take(self._fits, self.pace.device_seconds):  # another worker may have been faster
                 self.on_batch(len(batch))
                 return batch
+
+    def _may_take(self, waiting: int) -> bool:
+        """Whether a thread is free for what waits; while none is, a full batch is made ready, and others grow."""
+        return waiting > 0 and (self._watchdog.batches < self.workers or waiting >= self._fits)
 
     async def _run(self, batch: Batch) -> None:
         """Run a batch; where it fails, run its parts, until those that cannot work have failed alone."""
@@ -250,14 +258,13 @@ class TileBatcher:
     async def _attempt(self, batch: Batch) -> list[Batch]:
         """Run a batch and return what is to be tried again."""
         tiles = [job.tiles[index] for job, index in batch]
-        start = time.perf_counter()
         try:
             infer = batch[0][0].infer
             with self._watchdog.over(len(batch)):
-                found = await asyncio.get_running_loop().run_in_executor(self._pool, infer, tiles)
+                found, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, infer, tiles)
             for (job, index), one in zip(batch, found, strict=True):
                 job.keep(index, one)
-            self.pace.learn(time.perf_counter() - start, batch, len(self._open))
+            self.pace.learn(seconds, batch, len(self._open))
             self._fits = min(self._fits + (len(batch) == self._fits), self.max_batch_tiles)
             return []
         except Exception as error:  # whatever a frame makes the network raise, the others must not suffer
@@ -313,6 +320,12 @@ def settle(one_thread: bool) -> None:
         torch.set_num_threads(1)
         with suppress(OSError, AttributeError):  # only Linux gives each thread a niceness of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def _timed(infer: Infer, tiles: Sequence[Tile]) -> tuple[list[Found], float]:
+    """What a network found, and how long it took, the wait for a thread left out."""
+    start = time.perf_counter()
+    return infer(tiles), time.perf_counter() - start
 
 
 def cuda_is_lost() -> bool:

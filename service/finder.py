@@ -1,5 +1,6 @@
 """What lives as long as the server: the versions, the queue, and the requests in progress."""
 
+import asyncio
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from lynceus.blas import one_thread_each
 from lynceus.bundle import Bundle
 from lynceus.catalogue import Block
 from service.admission import Admission
@@ -21,6 +23,7 @@ from service.flights import Flights
 from service.frames import Pipeline
 from service.keeper import Keeper
 from service.metrics import Metrics
+from service.networks import Networks
 from service.question import Asked, EvaluateQuestion, Question
 from service.refusals import DeviceFullError, OverloadedError
 from service.served import Served
@@ -33,6 +36,7 @@ from service.watch import Stopwatch, unless_gone
 FATAL_STATUS = 70  # exit status of the process: EX_SOFTWARE
 FATAL_DELAY = 1.0  # seconds in which the requests in flight still get their error
 GPU_BATCH = 32  # tiles
+AHEAD = 1  # batches
 SWITCH_SECONDS = 0.0005  # the network wants the interpreter between its operations; 5 ms is a long wait for each
 
 T = TypeVar("T")
@@ -55,7 +59,8 @@ class Finder:
     def __init__(self, settings: Settings, metrics: Metrics, bundle: Bundle | None = None) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.keeper = Keeper(settings, metrics, bundle)
+        self.networks = self._networks() if bundle is None else None
+        self.keeper = Keeper(settings, metrics, bundle, self.networks)
         self.batcher = self._batcher()
         self.admission = Admission(self.batcher, settings.max_uploads, settings.disk_reserve, free_bytes)
         self.pipeline = Pipeline(self.batcher, settings, metrics)
@@ -69,6 +74,7 @@ class Finder:
     async def start(self) -> None:
         """Load the versions, then begin to work."""
         sys.setswitchinterval(SWITCH_SECONDS)
+        one_thread_each()
         await self.keeper.start()
         self.batcher.start()
         self.shadow.start()
@@ -78,6 +84,8 @@ class Finder:
         await self.keeper.close()
         await self.shadow.close()
         await self.batcher.close()
+        if self.networks is not None:
+            await asyncio.to_thread(self.networks.close)
         self._tidier.close()
 
     def is_busy(self) -> bool:
@@ -160,12 +168,19 @@ class Finder:
         finally:
             self._tidier.note()
 
+    def _networks(self) -> Networks | None:
+        settings = self.settings
+        if settings.network == "threads" or chosen_device(settings).type != "cpu":
+            return None
+        return Networks(settings.cores)
+
     def _batcher(self) -> TileBatcher:
         settings = self.settings
         on_cpu = chosen_device(settings).type == "cpu"
         return TileBatcher(
             workers=settings.cores if on_cpu else 1,
-            one_thread=on_cpu,
+            ahead=AHEAD,
+            one_thread=on_cpu and self.networks is None,
             max_batch_tiles=settings.max_batch_tiles or (1 if on_cpu else GPU_BATCH),
             max_queue_tiles=settings.max_queue_tiles,
             max_window=settings.max_window,

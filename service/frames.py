@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
@@ -94,13 +95,14 @@ class Pipeline:
         self.metrics = metrics
         self._decoding = Slots(settings.max_decodes)
         self._measuring = Slots(max(2, settings.cores))
+        self._behind = Slots(1 + max(1, settings.cores // 2))
 
     async def open(
         self, served: Served, upload: Upload, hdu: str | None, watch: Stopwatch, priority: Priority = "live"
     ) -> Opened:
         """Read every frame asked for, under the masks that came with it, and make it ready for a version."""
         with self.batcher.pace.preparing():
-            async with self._decoding.taken(priority):
+            async with self._decoding.taken(priority), self._aside(priority):
                 frames = await asyncio.to_thread(self._decode, upload, hdu)
                 watch.lap("decode")
                 opened = await self._cut(served, frames, watch)
@@ -112,7 +114,7 @@ class Pipeline:
         self, served: Served, frames: Sequence[Frame], watch: Stopwatch, priority: Priority = SHADOW
     ) -> Opened:
         """Make frames ready for another version."""
-        async with self._decoding.taken(priority):
+        async with self._decoding.taken(priority), self._aside(priority):
             return await self._cut(served, frames, watch)
 
     async def find(
@@ -129,7 +131,7 @@ class Pipeline:
     ) -> list[Block]:
         """Measure what is worth it of all that was found."""
         kept = [self._keep(one.detections, served, question) for one in looked]
-        async with self._measuring.taken(question.priority):
+        async with self._measuring.taken(question.priority), self._aside(question.priority):
             measured = await asyncio.to_thread(self._measure, opened.frames, kept, looked, served, question)
         watch.lap("measure")
         return self._blocks(opened.frames, looked, kept, measured, served, watch)
@@ -142,12 +144,22 @@ class Pipeline:
         due -= opened.tiles * self.batcher.pace.after_seconds
         found = await self._infer(cuts, detector, priority, watch, due)
         watch.lap("infer")
-        joined = await asyncio.to_thread(lambda: list(map(detector.joined, cuts, found)))
+        async with self._aside(priority):
+            joined = await asyncio.to_thread(lambda: list(map(detector.joined, cuts, found)))
         watch.lap("merge")
         return [
             Looked(cut, one.detections, _capped(tiles), one.on_trails)
             for cut, one, tiles in zip(cuts, joined, found, strict=True)
         ]
+
+    @asynccontextmanager
+    async def _aside(self, priority: Priority) -> AsyncIterator[None]:
+        """Let what is not live use half of the cores around the network: a live frame then finds one free."""
+        if priority == "live":
+            yield
+            return
+        async with self._behind.taken(priority):
+            yield
 
     async def _cut(self, served: Served, frames: Sequence[Frame], watch: Stopwatch) -> Opened:
         cuts = await asyncio.to_thread(lambda: [served.detector.cut(frame) for frame in frames])

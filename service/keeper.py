@@ -4,15 +4,17 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from lynceus.bundle import Bundle
+from lynceus.bundle import Bundle, load_bundle
 from lynceus.errors import LynceusError, StoreError
 from model_store import Ref, Store, Track
 from service.device import chosen_device
 from service.lineup import Lineup
 from service.metrics import Metrics
-from service.served import Served, load_version, try_out, warm_up
+from service.networks import Networks
+from service.served import Served, tried
 from service.settings import Settings
 from service.versions import CANARY, STABLE, store_of, wanted_version
 
@@ -35,10 +37,15 @@ class Keeper:
         Told what is loaded, and of failures.
     bundle : Bundle or None
         Served instead: tests have no weights.
+    networks : Networks or None
+        Where the networks of all versions run; in this process where it is None.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, bundle: Bundle | None = None) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, bundle: Bundle | None = None, networks: Networks | None = None
+    ) -> None:
         self.settings = settings
+        self.networks = networks
         self.metrics = metrics
         self.warnings: dict[str, str] = {}
         self.tracks: dict[str, Track] = {}
@@ -154,7 +161,7 @@ class Keeper:
         if known is None:
             pin = next((track for track in tracks.values() if track.ref == ref), ref)
             folder = self._store.fetch(pin)
-            known = load_version(folder, chosen_device(self.settings), self.settings.cores, self.settings.precision)
+            known = self._loaded_from(folder)
             self._loaded[str(ref)] = known
         return known
 
@@ -162,16 +169,18 @@ class Keeper:
         """The version that is served without a store."""
         try:
             if self._given is not None:
-                warm_up(self._given.detector)
-                try_out(self._given)
-                return self._given
+                return tried(self._given)
             assert self.settings.bundle is not None
-            return load_version(
-                self.settings.bundle, chosen_device(self.settings), self.settings.cores, self.settings.precision
-            )
+            return self._loaded_from(self.settings.bundle)
         except Exception:
             self.metrics.load_failures.inc()
             raise
+
+    def _loaded_from(self, folder: Path) -> Bundle:
+        settings = self.settings
+        if self.networks is not None:
+            return tried(self.networks.load(folder, settings.precision))
+        return tried(load_bundle(folder, chosen_device(settings), settings.cores, settings.precision))
 
     def _track_of(self, role: str) -> str:
         """What a role is called: on a server that is the canary, who answers everybody is the canary."""

@@ -2,19 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.spatial import cKDTree
 
-from lynceus.bundle import Bundle, load_bundle
+from lynceus.bundle import Bundle
 from lynceus.catalogue import ModelInfo
 from lynceus.detector import Detector
 from lynceus.errors import BundleError
 from lynceus.frame import Frame
-from lynceus.precision import Precision
 from service.versions import STABLE
 
 TRIAL_SIDE, TRIAL_STARS, TRIAL_FWHM = 320, 16, 4.0  # pixels, stars on a grid, pixels
@@ -68,15 +65,14 @@ class Served:
         }
 
 
-def load_version(folder: Path, device: torch.device, workers: int, precision: Precision = "float32") -> Bundle:
-    """Load a verified version, warm it up and try it out.
+def tried(bundle: Bundle) -> Bundle:
+    """A version that was loaded, once it is warmed up and tried out.
 
     Raises
     ------
     BundleError
-        If it is damaged, or does not find the stars of the built-in frame.
+        If it does not find the stars of the built-in frame.
     """
-    bundle = load_bundle(folder, device, workers, precision)
     warm_up(bundle.detector)
     try_out(bundle)
     return bundle

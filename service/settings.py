@@ -77,7 +77,12 @@ class Settings(BaseSettings):
         description="Where the network runs; `auto` takes a GPU if there is one, `cuda` refuses to start without one.",
     )
     workers: int = Field(
-        0, ge=0, description="Threads that run the network on a CPU; 0 for one a core. A GPU always has one."
+        0, ge=0, description="What runs the network on a CPU at once; 0 for one a core. A GPU always has one."
+    )
+    network: Literal["auto", "threads", "processes"] = Field(
+        "auto",
+        description="What the workers are: `processes` of their own, which take some 0.5 GB each, or `threads` of the "
+        "server, which wait for its other work; `auto` takes processes on a CPU. On a GPU there are threads alone.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -177,5 +182,5 @@ class Settings(BaseSettings):
 
     @property
     def cores(self) -> int:
-        """Threads for a network on a CPU."""
+        """Workers for a network on a CPU."""
         return self.workers or len(os.sched_getaffinity(0))

@@ -38,6 +38,11 @@ class Watchdog:
         return now - min((began for began, _ in self._running.values()), default=now)
 
     @property
+    def batches(self) -> int:
+        """How many batches the network has now."""
+        return len(self._running)
+
+    @property
     def tiles(self) -> int:
         """How many tiles the network has now."""
         return sum(tiles for _, tiles in self._running.values())

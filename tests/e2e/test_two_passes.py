@@ -8,12 +8,11 @@ import httpx
 import numpy as np
 import pytest
 
-from lynceus.bundle import Bundle
+from lynceus.bundle import Bundle, load_bundle
 from lynceus.sums import SUMS, seal
 from model_store import default_bundle
 from service.app import create_app
-from service.device import chosen_device
-from service.served import load_version
+from service.served import tried
 from service.settings import Settings
 from tests.fakes import fits_bytes
 
@@ -30,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / SUMS).unlink()
     seal(folder)
-    return load_version(folder, chosen_device(Settings(device="cpu")), 1)
+    return tried(load_bundle(folder))
 
 
 def frame() -> bytes:

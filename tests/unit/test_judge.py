@@ -10,7 +10,8 @@ from lynceus.detections import Detections, box_about
 from lynceus.detector import Detector, DetectorSpec
 from lynceus.frame import Frame
 from lynceus.judge import JudgeSpec, Term, judge, probability
-from lynceus.second_look import EVEN, FEATURES, ITS_OWN, evidence, filter_noise, filtered, of_the_frame
+from lynceus.matched import filter_noise, filtered, filtered_on_lattice
+from lynceus.second_look import EVEN, FEATURES, ITS_OWN, evidence, of_the_frame
 from lynceus.sky import SkySpec, estimate_sky
 from lynceus.tiling import TileSpec
 from tests.fakes import FixedNetwork
@@ -145,6 +146,21 @@ def test_the_signal_is_that_of_a_matched_filter():
     sky = estimate_sky(frame, SkySpec())
     measured = filtered(frame, sky, np.array([100.3]), np.array([90.7]), np.array([sigma]))[0, 0]
     assert measured == pytest.approx(flux / (3 * np.sqrt(4 * np.pi) * sigma), abs=2.5)
+
+
+@pytest.mark.parametrize("width", [0.5, 2.0, 9.0])
+@pytest.mark.parametrize("holes", [False, True])
+def test_a_lattice_is_filtered_as_its_places_are(width, holes):
+    frame, _ = scene(side=200)
+    pixels = frame.pixels + np.linspace(0, 40, 200, dtype=np.float32)
+    if holes:
+        pixels[np.random.default_rng(1).random(pixels.shape) < 0.02] = np.nan
+        pixels[90:95] = np.nan
+    frame = Frame(pixels)
+    sky, rows, columns = estimate_sky(frame, SkySpec(mesh=32)), np.array([0, 3, 92, 130, 199]), np.array([1, 77, 150])
+    y, x = np.meshgrid(rows.astype(float), columns.astype(float), indexing="ij")
+    one_by_one = filtered(frame, sky, x.ravel(), y.ravel(), np.full(x.size, width)).reshape(5, 3, 2)
+    np.testing.assert_allclose(filtered_on_lattice(frame, sky, rows, columns, width), one_by_one, atol=1e-4)
 
 
 def test_a_large_source_is_seen_at_its_own_size():

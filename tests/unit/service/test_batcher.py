@@ -115,6 +115,40 @@ def test_batches_are_filled_across_frames_and_never_overfilled() -> None:
     asyncio.run(scenario())
 
 
+def test_a_full_batch_is_at_hand_before_the_network_is_done() -> None:
+    async def scenario() -> None:
+        network, taken = Network(), []
+        async with running(network, ahead=1, on_batch=taken.append) as batcher:
+            first = await busy(batcher, network)
+            others = [submit(batcher, value, 1) for value in range(3)]
+            await until(lambda: len(taken) == 2)
+            await until(lambda: batcher.queue_tiles == 2)
+            assert network.seen == [-1]
+            network.gate.set()
+            await asyncio.gather(first, *others)
+        assert network.seen == [-1, 0, 2, 1]  # every other turn is the newest one's
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_is_not_full_grows_until_the_network_is_done() -> None:
+    async def scenario() -> None:
+        network, taken = Network(), []
+        async with running(network, ahead=1, max_batch_tiles=4, on_batch=taken.append) as batcher:
+            first = await busy(batcher, network)
+            few = submit(batcher, 1, 3)
+            await until(lambda: batcher.queue_tiles == 3)
+            assert taken == [1]
+            more = submit(batcher, 2, 3)
+            await until(lambda: taken == [1, 4])
+            assert batcher.queue_tiles == 2
+            network.gate.set()
+            await asyncio.gather(first, few, more)
+        assert taken == [1, 4, 2]
+
+    asyncio.run(scenario())
+
+
 def test_tiles_of_different_sizes_never_share_a_batch() -> None:
     async def scenario() -> None:
         network = Network()

@@ -1,0 +1,172 @@
+"""Networks in processes of their own, so that neither they nor what is around them wait for the interpreter."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+
+from torch import Tensor
+
+from lynceus.bundle import Bundle, read_manifest
+from lynceus.detector import Detector, DetectorSpec, Found
+from lynceus.errors import BundleError, DetectionError
+from lynceus.network import RawDetections
+from lynceus.precision import Precision
+from lynceus.sums import verify
+from lynceus.tiling import Tile
+from service.wire import pack_tiles, unpack_found
+
+ATTEMPTS = 2  # at a batch: the first process may be killed for something that is not the batch's fault
+LAST_WORDS = 5.0  # seconds that a process may take to end
+
+logger = logging.getLogger(__name__)
+
+
+class NetworkProcess:
+    """One process, which answers one question at a time; where it dies, another takes its place."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._begin()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that answers now."""
+        return self._process.pid
+
+    def ask(self, folder: Path, precision: Precision, tiles: Sequence[Tile] = ()) -> list[Found]:
+        """Let a version look at tiles of one batch; without any, let it be loaded.
+
+        Raises
+        ------
+        BundleError
+            If the version cannot be loaded.
+        MemoryError
+            If there is no room for the batch.
+        RuntimeError
+            If the network fails on it.
+        DetectionError
+            If the process dies of it, twice.
+        """
+        question = json.dumps({"folder": str(folder), "precision": precision}).encode()
+        body = pack_tiles(tiles) if tiles else b""
+        with self._lock:
+            for _ in range(ATTEMPTS):
+                try:
+                    problem, answer = self._once(question, body)
+                except (EOFError, OSError):
+                    logger.warning("a network process died (status %s), another takes its place", self._end())
+                    self._begin()
+                    continue
+                _raise(problem)
+                return unpack_found(answer) if tiles else []
+        raise DetectionError("the process of the network died")
+
+    def close(self) -> None:
+        """End it."""
+        with self._lock:
+            self._end()
+
+    def _once(self, question: bytes, body: bytes) -> tuple[list[str] | None, bytes]:
+        self._wire.send_bytes(question)
+        self._wire.send_bytes(body)
+        return json.loads(self._wire.recv_bytes()), self._wire.recv_bytes()
+
+    def _begin(self) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "service.network_host", str(theirs.fileno())]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with theirs:
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+        self._wire = Connection(ours.detach())
+
+    def _end(self) -> int:
+        """Close the socket, at which it ends; or make it."""
+        self._wire.close()
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(LAST_WORDS)
+        self._process.kill()
+        return self._process.wait()
+
+
+class Networks:
+    """Processes that all versions share.
+
+    Parameters
+    ----------
+    count : int
+        How many; each keeps one core busy.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._processes = [NetworkProcess() for _ in range(count)]
+        self._idle: SimpleQueue[NetworkProcess] = SimpleQueue()
+        for one in self._processes:
+            self._idle.put(one)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes."""
+        return [one.pid for one in self._processes]
+
+    def load(self, folder: Path, precision: Precision) -> Bundle:
+        """A version whose detector has its network in all of the processes.
+
+        Raises
+        ------
+        BundleError
+            As `load_bundle`.
+        """
+        verify(folder)
+        manifest = read_manifest(folder)
+        with ThreadPoolExecutor(len(self._processes)) as pool:
+            list(pool.map(lambda one: one.ask(folder, precision), self._processes))
+        return Bundle(HostedDetector(self, folder, precision, manifest.detector), manifest)
+
+    def infer(self, folder: Path, precision: Precision, tiles: Sequence[Tile]) -> list[Found]:
+        """Let the first process that is free look at a batch; raises as `NetworkProcess.ask`."""
+        process = self._idle.get()
+        try:
+            return process.ask(folder, precision, tiles)
+        finally:
+            self._idle.put(process)
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def close(self) -> None:
+        """End all processes."""
+        for one in self._processes:
+            one.close()
+
+
+class HostedDetector(Detector):
+    """A detector whose network is elsewhere."""
+
+    def __init__(self, networks: Networks, folder: Path, precision: Precision, spec: DetectorSpec) -> None:
+        super().__init__(_not_here, spec, workers=len(networks))
+        self._networks, self._folder, self._precision = networks, folder, precision
+
+    def infer(self, tiles: Sequence[Tile]) -> list[Found]:
+        """Look at one batch of tiles of one size and one precision, in another process."""
+        return self._networks.infer(self._folder, self._precision, tiles)
+
+
+def _not_here(tiles: Tensor) -> Sequence[RawDetections]:
+    raise RuntimeError("this network is in other processes")
+
+
+def _raise(problem: list[str] | None) -> None:
+    """What went wrong in the process, as it would have here."""
+    if problem is not None:
+        kind, text = problem
+        raise {"bundle": BundleError, "memory": MemoryError}.get(kind, RuntimeError)(text)
