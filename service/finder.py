@@ -75,7 +75,13 @@ class Finder:
         """Load the versions, then begin to work."""
         sys.setswitchinterval(SWITCH_SECONDS)
         one_thread_each()
-        await self.keeper.start()
+        if self.networks is not None:
+            self.networks.start()
+        try:
+            await self.keeper.start()
+        except BaseException:
+            await self._end_networks()
+            raise
         self.batcher.start()
         self.shadow.start()
 
@@ -84,8 +90,7 @@ class Finder:
         await self.keeper.close()
         await self.shadow.close()
         await self.batcher.close()
-        if self.networks is not None:
-            await asyncio.to_thread(self.networks.close)
+        await self._end_networks()
         self._tidier.close()
 
     def is_busy(self) -> bool:
@@ -174,12 +179,16 @@ class Finder:
             return None
         return Networks(settings.cores)
 
+    async def _end_networks(self) -> None:
+        if self.networks is not None:
+            await asyncio.to_thread(self.networks.close)
+
     def _batcher(self) -> TileBatcher:
         settings = self.settings
         on_cpu = chosen_device(settings).type == "cpu"
         return TileBatcher(
             workers=settings.cores if on_cpu else 1,
-            ahead=AHEAD,
+            ahead=AHEAD if self.networks is not None else 0,
             one_thread=on_cpu and self.networks is None,
             max_batch_tiles=settings.max_batch_tiles or (1 if on_cpu else GPU_BATCH),
             max_queue_tiles=settings.max_queue_tiles,

@@ -1,6 +1,6 @@
 """A process that does nothing but run networks, in one thread: `python -m service.network_host DESCRIPTOR`.
 
-It reads questions from the socket with that number, as `service.networks` writes them, until the other end is gone.
+It reads questions from the pipe with that number, as `service.networks` writes them, until the other end is gone.
 """
 
 import json

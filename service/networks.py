@@ -3,13 +3,12 @@
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing import Pipe
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -82,15 +81,14 @@ class NetworkProcess:
         return json.loads(self._wire.recv_bytes()), self._wire.recv_bytes()
 
     def _begin(self) -> None:
-        ours, theirs = socket.socketpair()
+        self._wire, theirs = Pipe()
         command = [sys.executable, "-m", "service.network_host", str(theirs.fileno())]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
-        self._wire = Connection(ours.detach())
 
     def _end(self) -> int:
-        """Close the socket, at which it ends; or make it."""
+        """Close the pipe, at which it ends; or make it."""
         self._wire.close()
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(LAST_WORDS)
@@ -99,7 +97,7 @@ class NetworkProcess:
 
 
 class Networks:
-    """Processes that all versions share.
+    """Processes that all versions share; there are none before `start`.
 
     Parameters
     ----------
@@ -108,8 +106,13 @@ class Networks:
     """
 
     def __init__(self, count: int) -> None:
-        self._processes = [NetworkProcess() for _ in range(count)]
+        self._count = count
+        self._processes: list[NetworkProcess] = []
         self._idle: SimpleQueue[NetworkProcess] = SimpleQueue()
+
+    def start(self) -> None:
+        """Start them; they get ready while other things are done."""
+        self._processes = [NetworkProcess() for _ in range(self._count)]
         for one in self._processes:
             self._idle.put(one)
 
@@ -128,7 +131,7 @@ class Networks:
         """
         verify(folder)
         manifest = read_manifest(folder)
-        with ThreadPoolExecutor(len(self._processes)) as pool:
+        with ThreadPoolExecutor(self._count) as pool:
             list(pool.map(lambda one: one.ask(folder, precision), self._processes))
         return Bundle(HostedDetector(self, folder, precision, manifest.detector), manifest)
 
@@ -141,7 +144,7 @@ class Networks:
             self._idle.put(process)
 
     def __len__(self) -> int:
-        return len(self._processes)
+        return self._count
 
     def close(self) -> None:
         """End all processes."""

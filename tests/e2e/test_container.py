@@ -138,9 +138,15 @@ def test_its_metrics_are_counted_on_a_volume(container: Container) -> None:
 
 
 def test_it_ends_when_its_worker_dies_so_that_kubernetes_starts_a_new_one(container: Container) -> None:
-    (worker,) = descendants(container.process.pid)
+    others = descendants(container.process.pid)
+    networks = {pid for pid in others if b"service.network_host" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    (worker,) = set(others) - networks
     os.kill(worker, signal.SIGKILL)
     deadline = time.monotonic() + EXIT_LIMIT_S
     while container.process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     assert container.process.returncode not in (None, 0)
+    while any(Path(f"/proc/{pid}").exists() for pid in networks) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert networks
+    assert not any(Path(f"/proc/{pid}").exists() for pid in networks)

@@ -1,3 +1,4 @@
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -20,11 +22,15 @@ from lynceus.frame import Frame
 from lynceus.sky import SkySpec, estimate_sky
 from lynceus.tiling import Tile, TileSpec, cut_tiles
 from model_store import default_bundle
+from service.app import create_app
+from service.finder import Finder
+from service.metrics import Metrics
 from service.network_host import MOST_VERSIONS, Host, serve
 from service.networks import NetworkProcess, Networks
 from service.served import trial_frame
+from service.settings import Settings
 from service.wire import pack_found, pack_tiles, unpack_found, unpack_tiles
-from tests.fakes import fixed_bundle
+from tests.fakes import fits_bytes, fixed_bundle, star_field
 
 pytestmark = pytest.mark.xdist_group("network processes")
 
@@ -32,6 +38,7 @@ pytestmark = pytest.mark.xdist_group("network processes")
 @pytest.fixture(scope="module")
 def networks() -> Iterator[Networks]:
     begun = Networks(1)
+    begun.start()
     yield begun
     begun.close()
 
@@ -122,13 +129,14 @@ def test_a_version_that_is_none_is_refused_here_and_there(networks, tmp_path):
 
 def test_closed_processes_end():
     networks = Networks(2)
+    networks.start()
     pids = networks.pids
     networks.close()
     assert not any(map(is_running, pids))
 
 
 def test_without_their_server_processes_end():
-    code = "import os\nfrom service.networks import Networks\nprint(*Networks(1).pids, flush=True)\nos._exit(1)"
+    code = "import os; from service.networks import NetworkProcess as N; print(N().pid, flush=True); os._exit(1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     pid, end = int(done.stdout), time.monotonic() + 60
     while is_running(pid) and time.monotonic() < end:
@@ -186,3 +194,30 @@ def test_old_versions_are_forgotten(monkeypatch):
     for name in [*names, names[-1], names[0]]:
         host.answer({"folder": name, "precision": "float32"}, b"")
     assert loaded == [*names, names[0]]
+
+
+def test_the_service_uses_processes_on_a_cpu_and_ends_them():
+    app = create_app(Settings(bundle=default_bundle(), device="cpu", workers=1, precision="float32"))
+
+    async def scenario() -> tuple[int, list[int]]:
+        async with app.router.lifespan_context(app):
+            pids = app.state.finder.networks.pids
+            assert all(map(is_running, pids))
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+                frame = fits_bytes(star_field((110, 110), [(40, 50)]))
+                return (await client.post("/detect", content=frame)).json()["count"], pids
+
+    count, pids = asyncio.run(scenario())
+    assert (count, len(pids)) == (1, 1)
+    assert not any(map(is_running, pids))
+
+
+def test_no_process_is_left_where_no_version_can_be_loaded(tmp_path):
+    finder = Finder(Settings(bundle=tmp_path, device="cpu", workers=1), Metrics((1,)))
+    with pytest.raises(BundleError):
+        asyncio.run(finder.start())
+    assert not any(map(is_running, finder.networks.pids))
+
+
+def test_threads_can_be_asked_for():
+    assert Finder(Settings(network="threads", device="cpu"), Metrics((1,))).networks is None
