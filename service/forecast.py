@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-CAUTION = 0.7  # of the time left may be spoken for when an upload is let in: forecasts err
-CERTAINTY = 0.8  # the same, once the tiles are known
+CAUTION = 0.6  # of the time left may be spoken for when an upload is let in: forecasts err
+CERTAINTY = 0.7  # the same, once the tiles are known
 PRESSED = 0.5  # of the time left, spoken for, and frames go by their deadlines instead of by turns
 
 
