@@ -147,6 +147,11 @@ class Detector:
         spec = self.spec.model_copy(update=changes)
         return Detector(self.network, spec, self.device, self.workers)
 
+    def warm_up(self) -> None:
+        """Look at one tile of noise, so that the first frame does not pay for the first call."""
+        size = self.spec.tile.size
+        self.detect(Frame(np.random.default_rng(0).normal(1000, 10, (size, size)).astype(np.float32)))
+
     def detect(self, frame: Frame) -> Detections:
         """Find the sources in a frame.
 

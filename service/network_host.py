@@ -44,6 +44,7 @@ class Host:
         key = folder, precision
         if key not in self._detectors:
             self._detectors[key] = load_bundle(Path(folder), precision=precision).detector
+            self._detectors[key].warm_up()
             while len(self._detectors) > MOST_VERSIONS:
                 self._detectors.popitem(last=False)
         self._detectors.move_to_end(key)

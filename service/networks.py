@@ -107,6 +107,7 @@ class Networks:
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._serving = False
         self._processes: list[NetworkProcess] = []
         self._idle: SimpleQueue[NetworkProcess] = SimpleQueue()
 
@@ -124,6 +125,8 @@ class Networks:
     def load(self, folder: Path, precision: Precision) -> Bundle:
         """A version whose detector has its network in all of the processes.
 
+        While others are served it goes from one process to the next, so that no more than one of them is away.
+
         Raises
         ------
         BundleError
@@ -131,8 +134,9 @@ class Networks:
         """
         verify(folder)
         manifest = read_manifest(folder)
-        with ThreadPoolExecutor(self._count) as pool:
+        with ThreadPoolExecutor(1 if self._serving else self._count) as pool:
             list(pool.map(lambda one: one.ask(folder, precision), self._processes))
+        self._serving = True
         return Bundle(HostedDetector(self, folder, precision, manifest.detector), manifest)
 
     def infer(self, folder: Path, precision: Precision, tiles: Sequence[Tile]) -> list[Found]:

@@ -73,16 +73,9 @@ def tried(bundle: Bundle) -> Bundle:
     BundleError
         If it does not find the stars of the built-in frame.
     """
-    warm_up(bundle.detector)
+    bundle.detector.warm_up()
     try_out(bundle)
     return bundle
-
-
-def warm_up(detector: Detector) -> None:
-    """Look at one tile of noise, so that the first frame does not pay for the first call."""
-    size = detector.spec.tile.size
-    noise = np.random.default_rng(0).normal(TRIAL_SKY, TRIAL_NOISE, (size, size)).astype(np.float32)
-    detector.detect(Frame(noise))
 
 
 def try_out(bundle: Bundle) -> None:
