@@ -82,7 +82,8 @@ class Settings(BaseSettings):
     network: Literal["auto", "threads", "processes"] = Field(
         "auto",
         description="What the workers are: `processes` of their own, which take half a GB and more each, or "
-        "`threads` of the server, which wait for its other work; `auto` takes processes on a CPU. On a GPU there are threads alone.",
+        "`threads` of the server, which wait for its other work; `auto` takes processes on a CPU. On a GPU there are "
+        "threads alone.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
