@@ -1,6 +1,7 @@
-"""A process that does nothing but run networks, in one thread: `python -m service.network_host DESCRIPTOR`.
+"""A process that does nothing but run networks, in one thread: `python -m service.network_host PIPE MEMORY`.
 
-It reads questions from the pipe with that number, as `service.networks` writes them, until the other end is gone.
+It reads questions from the pipe, as `service.networks` writes them, until the other end is gone. The tiles that they
+are about lie in the memory.
 """
 
 import json
@@ -20,7 +21,8 @@ import torch
 from lynceus.bundle import load_bundle
 from lynceus.detector import Detector
 from lynceus.errors import BundleError
-from service.wire import pack_found, unpack_tiles
+from service.arena import Arena
+from service.wire import pack_found, tiles_in
 
 NICENESS = 10  # who asks, and who decodes, must not wait for a tile to end
 MOST_VERSIONS = 4  # kept: stable, canary, and what they were before
@@ -30,15 +32,23 @@ Question = dict[str, Any]
 
 
 class Host:
-    """The networks that were asked for lately."""
+    """The networks that were asked for lately.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    arena : Arena
+        Where the tiles are.
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
         self._detectors: OrderedDict[tuple[str, str], Detector] = OrderedDict()
 
-    def answer(self, question: Question, body: bytes) -> bytes:
+    def answer(self, question: Question) -> bytes:
         """Look at the tiles of one batch; without any, see to it that the version is loaded."""
         detector = self._detector(question["folder"], question["precision"])
-        return pack_found(detector.infer(unpack_tiles(body))) if body else b""
+        layout = question["layout"]
+        return pack_found(detector.infer(tiles_in(self._arena, layout))) if layout else b""
 
     def _detector(self, folder: str, precision: Any) -> Detector:
         key = folder, precision
@@ -51,15 +61,14 @@ class Host:
         return self._detectors[key]
 
 
-def serve(wire: Connection) -> None:
+def serve(wire: Connection, host: Host) -> None:
     """Answer questions until nobody asks any more."""
-    host = Host()
     with suppress(EOFError, ConnectionError):
         while True:
-            question, body = json.loads(wire.recv_bytes()), wire.recv_bytes()
+            question = json.loads(wire.recv_bytes())
             problem, answer = None, b""
             try:
-                answer = host.answer(question, body)
+                answer = host.answer(question)
             except Exception as error:  # whatever it is, it belongs to this batch, and the process goes on
                 problem = [_kind(error), str(error) or type(error).__name__]
             wire.send_bytes(json.dumps(problem).encode())
@@ -87,7 +96,8 @@ def main() -> None:
         os.nice(NICENESS)
     torch.set_num_threads(1)
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-    serve(Connection(int(sys.argv[1])))
+    pipe, memory = map(int, sys.argv[1:])
+    serve(Connection(pipe), Host(Arena(memory)))
 
 
 if __name__ == "__main__":

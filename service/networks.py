@@ -22,7 +22,8 @@ from lynceus.network import RawDetections
 from lynceus.precision import Precision
 from lynceus.sums import verify
 from lynceus.tiling import Tile
-from service.wire import pack_tiles, unpack_found
+from service.arena import Arena
+from service.wire import lay_out, unpack_found
 
 ATTEMPTS = 2  # at a batch: the first process may be killed for something that is not the batch's fault
 LAST_WORDS = 5.0  # seconds that a process may take to end
@@ -35,6 +36,7 @@ class NetworkProcess:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._arena = Arena()
         self._begin()
 
     @property
@@ -56,12 +58,12 @@ class NetworkProcess:
         DetectionError
             If the process dies of it, twice.
         """
-        question = json.dumps({"folder": str(folder), "precision": precision}).encode()
-        body = pack_tiles(tiles) if tiles else b""
         with self._lock:
+            layout = lay_out(tiles, self._arena) if tiles else None
+            question = json.dumps({"folder": str(folder), "precision": precision, "layout": layout}).encode()
             for _ in range(ATTEMPTS):
                 try:
-                    problem, answer = self._once(question, body)
+                    problem, answer = self._once(question)
                 except (EOFError, OSError):
                     logger.warning("a network process died (status %s), another takes its place", self._end())
                     self._begin()
@@ -74,18 +76,19 @@ class NetworkProcess:
         """End it."""
         with self._lock:
             self._end()
+            self._arena.close()
 
-    def _once(self, question: bytes, body: bytes) -> tuple[list[str] | None, bytes]:
+    def _once(self, question: bytes) -> tuple[list[str] | None, bytes]:
         self._wire.send_bytes(question)
-        self._wire.send_bytes(body)
         return json.loads(self._wire.recv_bytes()), self._wire.recv_bytes()
 
     def _begin(self) -> None:
         self._wire, theirs = Pipe()
-        command = [sys.executable, "-m", "service.network_host", str(theirs.fileno())]
+        shared = theirs.fileno(), self._arena.descriptor
+        command = [sys.executable, "-m", "service.network_host", *map(str, shared)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+            self._process = subprocess.Popen(command, pass_fds=shared, env=environment)
 
     def _end(self) -> int:
         """Close the pipe, at which it ends; or make it."""

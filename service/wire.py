@@ -1,39 +1,42 @@
-"""Tiles, and what was found in them, as bytes between processes of this server: safetensors, never pickle."""
+"""Between processes of this server: tiles in shared memory, what was found in them as safetensors; never pickle."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from lynceus.detections import Detections
 from lynceus.detector import Found
 from lynceus.tiling import Tile
+from service.arena import Arena
+
+Layout = dict[str, int]
 
 NOWHERE = (0, 0), (0.0, 0.0, 0.0, 0.0)  # origin and core: the network does not ask where a tile is
 
 
-def pack_tiles(tiles: Sequence[Tile]) -> bytes:
-    """Tiles of one size, one mesh and one precision, without their places."""
-    return save(
-        {
-            "pixels": _stacked([tile.pixels for tile in tiles]),
-            "windows": _stacked([tile.window for tile in tiles]),
-            "phases": _stacked([tile.phase for tile in tiles]),
-            "mesh": np.array([tiles[0].mesh]),
-            "exact": np.array([tiles[0].exact]),
-        }
-    )
+def lay_out(tiles: Sequence[Tile], arena: Arena) -> Layout:
+    """Put tiles of one size, one mesh and one precision into shared memory, without their places, and tell where."""
+    first = tiles[0]
+    layout: Layout = {
+        "tiles": len(tiles),
+        "size": first.size,
+        "squares": first.window.shape[-1],
+        "mesh": first.mesh,
+        "exact": first.exact,
+    }
+    pixels, windows, phases = arena.arrays(_shapes(layout))
+    np.stack([tile.pixels for tile in tiles], out=pixels)
+    np.stack([tile.window for tile in tiles], out=windows)
+    np.stack([tile.phase for tile in tiles], out=phases)
+    return layout
 
 
-def unpack_tiles(data: bytes) -> list[Tile]:
-    """What `pack_tiles` packed."""
-    parts = load(data)
-    mesh, exact = int(parts["mesh"][0]), bool(parts["exact"][0])
-    return [
-        Tile(pixels, window, phase, mesh, *NOWHERE, exact)
-        for pixels, window, phase in zip(parts["pixels"], parts["windows"], parts["phases"], strict=True)
-    ]
+def tiles_in(arena: Arena, layout: Layout) -> list[Tile]:
+    """What `lay_out` put there, not copied."""
+    mesh, exact = layout["mesh"], bool(layout["exact"])
+    columns = arena.arrays(_shapes(layout))
+    return [Tile(pixels, window, phase, mesh, *NOWHERE, exact) for pixels, window, phase in zip(*columns, strict=True)]
 
 
 def pack_found(found: Sequence[Found]) -> bytes:
@@ -58,6 +61,7 @@ def unpack_found(data: bytes) -> list[Found]:
     return [Found(Detections(*one), bool(capped)) for one, capped in zip(columns, parts["capped"], strict=True)]
 
 
-def _stacked(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """As safetensors writes them: it takes no notice of strides."""
-    return np.ascontiguousarray(np.stack(parts))
+def _shapes(layout: Layout) -> list[tuple[int, ...]]:
+    """Of pixels, windows and phases."""
+    count, size, squares = layout["tiles"], layout["size"], layout["squares"]
+    return [(count, size, size), (count, 2, squares, squares), (count, 2)]

@@ -23,13 +23,14 @@ from lynceus.sky import SkySpec, estimate_sky
 from lynceus.tiling import Tile, TileSpec, cut_tiles
 from model_store import default_bundle
 from service.app import create_app
+from service.arena import Arena
 from service.finder import Finder
 from service.metrics import Metrics
 from service.network_host import MOST_VERSIONS, Host, serve
 from service.networks import NetworkProcess, Networks
 from service.served import trial_frame
 from service.settings import Settings
-from service.wire import pack_found, pack_tiles, unpack_found, unpack_tiles
+from service.wire import lay_out, pack_found, tiles_in, unpack_found
 from tests.fakes import fits_bytes, fixed_bundle, star_field
 
 pytestmark = pytest.mark.xdist_group("network processes")
@@ -60,8 +61,9 @@ def is_running(pid: int) -> bool:
 
 
 def test_tiles_are_the_same_on_the_other_side():
-    sent = tiles()
-    for before, after in zip(sent, unpack_tiles(pack_tiles(sent)), strict=True):
+    arena, sent = Arena(), tiles()
+    there = Arena(os.dup(arena.descriptor))
+    for before, after in zip(sent, tiles_in(there, lay_out(sent, arena)), strict=True):
         np.testing.assert_array_equal(before.pixels, after.pixels)
         np.testing.assert_array_equal(before.window, after.window)
         np.testing.assert_array_equal(before.phase, after.phase)
@@ -154,16 +156,15 @@ def test_without_their_server_processes_end():
     ],
 )
 def test_what_fails_there_fails_here_in_the_same_words(fault, kind, monkeypatch):
-    def fails(host: Host, question: object, body: bytes) -> bytes:
+    def fails(host: Host, question: object) -> bytes:
         raise fault
 
     monkeypatch.setattr(Host, "answer", fails)
     ours, theirs = Pipe()
-    thread = threading.Thread(target=serve, args=(theirs,))
+    thread = threading.Thread(target=serve, args=(theirs, Host(Arena())))
     thread.start()
     for _ in range(2):  # it goes on after a fault
         ours.send_bytes(b"{}")
-        ours.send_bytes(b"")
         assert ours.recv_bytes().decode() == f'["{kind}", "{str(fault) or type(fault).__name__}"]'
         assert ours.recv_bytes() == b""
     ours.close()
@@ -189,10 +190,10 @@ def test_old_versions_are_forgotten(monkeypatch):
         return fixed_bundle()
 
     monkeypatch.setattr("service.network_host.load_bundle", load)
-    host = Host()
+    host = Host(Arena())
     names = [str(number) for number in range(MOST_VERSIONS + 1)]
     for name in [*names, names[-1], names[0]]:
-        host.answer({"folder": name, "precision": "float32"}, b"")
+        host.answer({"folder": name, "precision": "float32", "layout": None})
     assert loaded == [*names, names[0]]
 
 
