@@ -23,6 +23,7 @@ from lynceus.normalise import NormaliseSpec, normalise, stack_tiles
 from lynceus.on_trails import OnTrail, leave_out
 from lynceus.passes import merge_passes
 from lynceus.precision import exactly
+from lynceus.regions import none_smaller
 from lynceus.sky import Sky, SkySpec, estimate_sky
 from lynceus.spec import Spec
 from lynceus.tiling import Tile, TileSpec, binned, cut_tiles
@@ -184,11 +185,11 @@ class Detector:
             return []
         small = binned(frame, self.spec.coarse)
         tiles = cut_tiles(small, estimate_sky(small, self.spec.sky), self.spec.tile)
-        return [replace(tile, exact=True) for tile in tiles]
+        return [replace(tile, least_side=self.spec.tile.overlap / self.spec.coarse) for tile in tiles]
 
     def run(self, tiles: Sequence[Tile]) -> list[Found]:
         """Look at tiles, `batch` at a time on each worker; one result a tile, in order."""
-        kinds = [list(alike) for _, alike in groupby(tiles, attrgetter("exact"))]
+        kinds = [list(alike) for _, alike in groupby(tiles, attrgetter("least_side"))]
         batches = [kind[start : start + self.batch] for kind in kinds for start in range(0, len(kind), self.batch)]
         if self.workers == 1:
             return [found for batch in batches for found in self.infer(batch)]
@@ -196,8 +197,9 @@ class Detector:
             return [found for batch in pool.map(self.infer, batches) for found in batch]
 
     def infer(self, tiles: Sequence[Tile]) -> list[Found]:
-        """Look at one batch of tiles of one size and one precision, in this thread."""
-        with torch.inference_mode(), exactly(tiles[0].exact):
+        """Look at one batch of tiles of one size and one pass, in this thread."""
+        least = tiles[0].least_side
+        with torch.inference_mode(), exactly(least > 0), none_smaller(least):
             pixels, window, phase = (self._sent(part) for part in stack_tiles(tiles))
             normalised = normalise(pixels, window, phase, tiles[0].mesh, self.spec.normalise)
             seen = normalised.flatten(1).any(dim=1).tolist()  # a tile all at the sky's level, or masked, is empty

@@ -4,7 +4,9 @@ Suppression may go by centre distance, proposals follow what is there, box decod
 float32 under autocast, and ignore regions take no loss.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -20,7 +22,20 @@ from lynceus.merge import Suppression
 from lynceus.precision import lowered
 
 SMALLEST_SIDE = 0.5  # pixels; a thinner box is no source
+GROWTH = 2.0  # a box may become so many times larger than its proposal
 TOUCHING = 1e-6  # an IoU above this means that two shrunken boxes meet
+
+_least_side: ContextVar[float] = ContextVar("least_side", default=0.0)
+
+
+@contextmanager
+def none_smaller(side: float) -> Iterator[None]:
+    """A context in which no proposals are made for objects smaller than `side` pixels on their longer side."""
+    token = _least_side.set(side)
+    try:
+        yield
+    finally:
+        _least_side.reset(token)
 
 
 def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, spec: Suppression) -> Tensor:
@@ -170,7 +185,8 @@ class ProposalNetwork(RegionProposalNetwork):
         capped = _is_any(~few, tile, len(shapes))
         tile, anchor, group = tile[few], anchor[few], group[few]
         found, score = clip_boxes_to_image(boxes(tile, anchor), shapes[0]), scores[tile, anchor]
-        wide = (found[:, 2:] - found[:, :2] >= SMALLEST_SIDE).all(dim=1)
+        sides = found[:, 2:] - found[:, :2]
+        wide = (sides >= SMALLEST_SIDE).all(dim=1) & (sides.amax(dim=1) >= _least_side.get() / GROWTH)
         found, score, tile, group = found[wide], score[wide], tile[wide], group[wide]
         keep = suppress(found, score, group, self.training_suppression if self.training else self.suppression)
         found, score, tile = found[keep], score[keep], tile[keep]

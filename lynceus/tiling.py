@@ -58,8 +58,9 @@ class Tile:
     core : (float, float, float, float)
         The part of the frame the tile answers for, as x_min, y_min, x_max, y_max in edge
         coordinates; infinite towards the frame's own border.
-    exact : bool
-        Whether it wants float32 where the network has leave to take less: boxes of large objects suffer from that.
+    least_side : float
+        Smaller objects are another pass's business, in pixels; 0 for none. The others are boxed in float32 even where
+        the network has leave to take less: boxes of large objects suffer from that.
     """
 
     pixels: NDArray[np.float32]
@@ -68,7 +69,7 @@ class Tile:
     mesh: int
     origin: tuple[int, int]
     core: tuple[float, float, float, float]
-    exact: bool = False
+    least_side: float = 0.0
 
     @property
     def size(self) -> int:

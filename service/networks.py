@@ -167,7 +167,7 @@ class HostedDetector(Detector):
         self._networks, self._folder, self._precision = networks, folder, precision
 
     def infer(self, tiles: Sequence[Tile]) -> list[Found]:
-        """Look at one batch of tiles of one size and one precision, in another process."""
+        """Look at one batch of tiles of one size and one pass, in another process."""
         return self._networks.infer(self._folder, self._precision, tiles)
 
 

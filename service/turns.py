@@ -43,7 +43,7 @@ class Job:
     def kind(self) -> tuple[object, ...]:
         """What the next tile must share with the others of a batch."""
         tile = self.tiles[self.waiting[0]]
-        return self.infer, tile.size, tile.mesh, tile.window.shape, tile.exact
+        return self.infer, tile.size, tile.mesh, tile.window.shape, tile.least_side
 
     @property
     def need(self) -> Need:

@@ -1,6 +1,7 @@
 """Between processes of this server: tiles in shared memory, what was found in them as safetensors; never pickle."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -10,20 +11,20 @@ from lynceus.detector import Found
 from lynceus.tiling import Tile
 from service.arena import Arena
 
-Layout = dict[str, int]
+Layout = dict[str, Any]
 
 NOWHERE = (0, 0), (0.0, 0.0, 0.0, 0.0)  # origin and core: the network does not ask where a tile is
 
 
 def lay_out(tiles: Sequence[Tile], arena: Arena) -> Layout:
-    """Put tiles of one size, one mesh and one precision into shared memory, without their places, and tell where."""
+    """Put tiles of one size, one mesh and one pass into shared memory, without their places, and tell where."""
     first = tiles[0]
     layout: Layout = {
         "tiles": len(tiles),
         "size": first.size,
         "squares": first.window.shape[-1],
         "mesh": first.mesh,
-        "exact": first.exact,
+        "least_side": first.least_side,
     }
     pixels, windows, phases = arena.arrays(_shapes(layout))
     np.stack([tile.pixels for tile in tiles], out=pixels)
@@ -34,9 +35,9 @@ def lay_out(tiles: Sequence[Tile], arena: Arena) -> Layout:
 
 def tiles_in(arena: Arena, layout: Layout) -> list[Tile]:
     """What `lay_out` put there, not copied."""
-    mesh, exact = layout["mesh"], bool(layout["exact"])
-    columns = arena.arrays(_shapes(layout))
-    return [Tile(pixels, window, phase, mesh, *NOWHERE, exact) for pixels, window, phase in zip(*columns, strict=True)]
+    columns = zip(*arena.arrays(_shapes(layout)), strict=True)
+    common = layout["mesh"], *NOWHERE, layout["least_side"]
+    return [Tile(pixels, window, phase, *common) for pixels, window, phase in columns]
 
 
 def pack_found(found: Sequence[Found]) -> bytes:

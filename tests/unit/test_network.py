@@ -9,7 +9,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 from lynceus.background import cover
 from lynceus.merge import Suppression
 from lynceus.network import RESNET50_V1, RESNET50_V2, Network, NetworkSpec, fold_batch_norms
-from lynceus.regions import BoxHeads, Float32BoxCoder, is_among_first, silenced, suppress
+from lynceus.regions import BoxHeads, Float32BoxCoder, is_among_first, none_smaller, silenced, suppress
 
 SMALL = NetworkSpec(widths=(8, 16, 16, 16), blocks=(1, 1, 1, 1), pyramid=16, head_units=(32,))
 
@@ -270,3 +270,19 @@ def test_no_proposal_comes_from_where_there_is_nothing_to_see():
         assert (quiet[:, :lit, :lit] == 1).all()
         assert torch.isinf(quiet[:, lit:]).all()
         assert torch.isinf(quiet[:, :, lit:]).all()
+
+
+def test_where_only_large_objects_are_asked_for_the_proposals_of_small_ones_are_left_out():
+    torch.manual_seed(1)
+    nothing_is_one = Suppression(by="iou", threshold=1.0)
+    network = Network(SMALL.model_copy(update={"proposal_suppression": nothing_is_one})).eval()
+    with torch.inference_mode():
+        images, _, objectness, offsets = network.dense(torch.randn(1, 1, 128, 128))
+        [every], _ = network.rpn.select(images, objectness, offsets)
+        with none_smaller(40):
+            [large], _ = network.rpn.select(images, objectness, offsets)
+        [after], _ = network.rpn.select(images, objectness, offsets)
+    wide = (every[:, 2:] - every[:, :2]).amax(dim=1) >= 20
+    assert 0 < wide.sum() < len(every)
+    assert torch.equal(large, every[wide])
+    assert torch.equal(after, every)
