@@ -1,11 +1,11 @@
 """Frame to detections: the whole pipeline, one stage a line."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from lynceus.sky import Sky, SkySpec, estimate_sky
 from lynceus.spec import Spec
 from lynceus.tiling import Tile, TileSpec, binned, cut_tiles
 from lynceus.trails import Trail, TrailSpec, find_trails
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class DetectorSpec(Spec):
@@ -84,18 +87,23 @@ class Cut:
         Of the binned frame; empty without a coarse pass.
     frame : Frame
         What was cut.
-    trails : tuple of Trail
-        On the frame; empty where they are not looked for.
     scale : int
         Pixels of `tiles` on a side for each of the frame.
+    search : Future or None
+        For trails, which goes on while the network looks at the tiles; None where they are not looked for.
     """
 
     sky: Sky
     tiles: list[Tile]
     coarse: list[Tile]
     frame: Frame
-    trails: tuple[Trail, ...] = ()
     scale: int = 1
+    search: Future[list[Trail]] | None = None
+
+    @property
+    def trails(self) -> list[Trail]:
+        """On the frame; waits until they are found."""
+        return self.search.result() if self.search is not None else []
 
     @property
     def all_tiles(self) -> list[Tile]:
@@ -171,14 +179,14 @@ class Detector:
         return self.join(cut, found)
 
     def cut(self, frame: Frame) -> Cut:
-        """Estimate the sky, cut the tiles and look for trails; the coarse pass is made ready aside."""
-        spec, sky = self.spec, estimate_sky(frame, self.spec.sky)
-        with ThreadPoolExecutor(1) as aside:
-            coarse = aside.submit(self._coarse_tiles, frame)
-            scale = fine_scale(frame, spec.fine, spec.sky, spec.measure) if spec.fine else 1
-            tiles = cut_tiles(*enlarged(frame, sky, scale), spec.tile)
-            trails = find_trails(frame, sky, spec.trails) if spec.trails else []
-        return Cut(sky, tiles, coarse.result(), frame, tuple(trails), scale)
+        """Estimate the sky, cut the tiles and begin to look for trails; the coarse pass is made ready aside."""
+        spec = self.spec
+        coarse = _aside(self._coarse_tiles, frame)
+        sky = estimate_sky(frame, spec.sky)
+        search = _aside(find_trails, frame, sky, spec.trails) if spec.trails else None
+        scale = fine_scale(frame, spec.fine, spec.sky, spec.measure) if spec.fine else 1
+        tiles = cut_tiles(*enlarged(frame, sky, scale), spec.tile)
+        return Cut(sky, tiles, coarse.result(), frame, scale, search)
 
     def _coarse_tiles(self, frame: Frame) -> list[Tile]:
         if not self.spec.coarse or max(frame.shape) < 2 * self.spec.coarse * self.spec.tile.overlap:
@@ -232,6 +240,14 @@ class Detector:
             return fine
         coarse = merge_tiles(lists[native:], cut.coarse, self.spec.merge, margin).moved(0, 0, self.spec.coarse)
         return merge_passes(fine, coarse, cut.frame.shape, self.spec.tile.overlap)
+
+
+def _aside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Do something in a thread of its own."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(work, *args, **kwargs)
+    pool.shutdown(wait=False)
+    return future
 
 
 def _to_found(raw: Sequence[RawDetections]) -> list[Found]:

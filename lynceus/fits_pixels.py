@@ -110,23 +110,28 @@ def _scaled(
     line = width * stored.itemsize
     pixels = np.empty((height, width), np.float32)
     rows = max(1, STRIP // width)
-    precise = np.longdouble if stored.dtype.str[1:] == "i8" else np.float64  # unsigned 64 bits have BZERO = 2**63
+    plain = stored.dtype.kind == "f" and (scale, zero) == (1, 0)
     with np.errstate(all="ignore"):
         for top in range(0, height, rows):
-            strip = stored[top : top + rows]
-            values: Floats = strip.astype(precise)
-            if scale != 1:
-                values *= scale
-            if zero != 0:
-                values += zero
-            if blank is not None:
-                values[strip == blank] = np.nan
-            part = pixels[top : top + rows]
-            part[...] = values
+            strip, part = stored[top : top + rows], pixels[top : top + rows]
+            part[...] = strip if plain else _values(strip, scale, zero, blank)
             part[~np.isfinite(part)] = np.nan
             if forget is not None:
                 forget(top * line, (top + len(strip)) * line)
     return pixels
+
+
+def _values(strip: NDArray[np.generic], scale: float, zero: float, blank: int | None) -> Floats:
+    """Scaled values of a strip (R, W), NaN for blank ones."""
+    precise = np.longdouble if strip.dtype.str[1:] == "i8" else np.float64  # unsigned 64 bits have BZERO = 2**63
+    values: Floats = strip.astype(precise)
+    if scale != 1:
+        values *= scale
+    if zero != 0:
+        values += zero
+    if blank is not None:
+        values[strip == blank] = np.nan
+    return values
 
 
 def _decompressed(hdu: Hdu) -> tuple[NDArray[np.generic], fits.Header]:
