@@ -3,31 +3,19 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 
 import httpx
 import numpy as np
 
-from examples.running import descendants
 from tests.fakes import fits_bytes, star_field
-
-
-def network_processes() -> list[int]:
-    """Of the server that this test process has started."""
-    found = []
-    for pid in descendants(os.getpid()):
-        with suppress(OSError):
-            if b"service.network_host" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+from tests.faults.kit import network_processes
 
 
 def test_a_frame_whose_network_is_killed_is_answered_as_any_other(address):
     places = [tuple(place) for place in np.random.default_rng(5).uniform(30, 1400, (150, 2))]
     frame = fits_bytes(star_field((1430, 1430), places))
     calm = httpx.post(f"{address}/detect", content=frame, timeout=120).json()["detections"]
-    killed = network_processes()
+    killed = network_processes(os.getpid())
     assert killed
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(httpx.post, f"{address}/detect", content=frame, timeout=120)
@@ -38,7 +26,7 @@ def test_a_frame_whose_network_is_killed_is_answered_as_any_other(address):
         answer = asked.result()
     assert answer.status_code == 200
     assert answer.json()["detections"] == calm
-    assert not set(killed) & set(network_processes())
+    assert not set(killed) & set(network_processes(os.getpid()))
 
 
 def tiles_waiting(address: str) -> float:

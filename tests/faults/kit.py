@@ -19,6 +19,7 @@ from examples.running import descendants, free_port, kill, stop, wait_until_read
 from tests.fakes import fits_bytes, star_field
 
 SERVICE = "tests.faults.faulty_service:Lynceus"
+SHIPPED = "service.bento:Lynceus"
 FEW = MappingProxyType(
     {
         "LYNCEUS_WORKERS": "1",
@@ -55,6 +56,16 @@ class Server:
     def post(self, body: bytes, timeout: float = 60, **query: object) -> httpx.Response:
         """Ask for the sources of a frame."""
         return httpx.post(f"{self.address}/detect", params=dict(query), content=body, timeout=timeout)
+
+
+def network_processes(parent: int) -> list[int]:
+    """Those that run networks for a server among what a process started."""
+    found = []
+    for pid in descendants(parent):
+        with suppress(OSError):
+            if b"service.network_host" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 @contextmanager

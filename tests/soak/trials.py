@@ -21,7 +21,19 @@ import numpy as np
 
 from service.tidy import EVERY
 from tests.fakes import SLOW, fits_bytes, star_field
-from tests.faults.kit import Server, answered, connected, header, is_ready, is_right, serving, small, until
+from tests.faults.kit import (
+    SHIPPED,
+    Server,
+    answered,
+    connected,
+    header,
+    is_ready,
+    is_right,
+    network_processes,
+    serving,
+    small,
+    until,
+)
 
 Figures = dict[str, float | str]
 LOST = "lost"
@@ -106,6 +118,35 @@ def killed(scale: float, verdict: Verdict) -> None:
     verdict.figures["slowest return, s"] = round(max(back), 1)
     verdict.must(not seen["wrong"], "no wrong answer")
     verdict.must(set(seen) <= {"200", LOST, "503"}, f"only answers and broken lines: {dict(seen)}")
+
+
+def networks_killed(scale: float, verdict: Verdict) -> None:
+    """kill -9 of the processes that run the shipped network, in the middle of a frame, again and again."""
+    kills, bodies = max(1, round(10 * scale)), [fits_bytes(star_field((900, 900), stars(seed))) for seed in range(4)]
+    with serving({"LYNCEUS_WORKERS": "2"}, SHIPPED) as server, ThreadPoolExecutor(len(bodies)) as pool:
+        calm = [listed(server.post(body)) for body in bodies]
+        verdict.must(all(calm), "there is something to find")
+        answers, dead = [], set[int]()
+        for _ in range(kills):
+            asked = [pool.submit(server.post, body, 120) for body in bodies]
+            until(lambda: server.metric("lynceus_queue_tiles") > 0)
+            for pid in network_processes(server.process.pid):
+                os.kill(pid, signal.SIGKILL)
+                dead.add(pid)
+            answers += [listed(one.result()) == expected for one, expected in zip(asked, calm, strict=True)]
+        verdict.must(len(dead) == kills * len(network_processes(server.process.pid)), "there were new ones each time")
+    verdict.figures |= {"kills": len(dead), "frames": len(answers), "answered as without a kill": sum(answers)}
+    verdict.must(all(answers), "every frame is answered as without a kill")
+
+
+def stars(seed: int) -> list[tuple[float, float]]:
+    """Places of 60 stars on a frame of 900 px."""
+    return [(float(x), float(y)) for x, y in np.random.default_rng(seed).uniform(30, 870, (60, 2))]
+
+
+def listed(answer: httpx.Response) -> list[object]:
+    """What was found; nothing if there was no answer."""
+    return list(answer.json()["detections"]) if answer.status_code == 200 else []
 
 
 def stopped(scale: float, verdict: Verdict) -> None:
@@ -288,5 +329,5 @@ def resting(server: Server) -> float:
 
 TRIALS: Sequence[Trial] = tuple(
     Trial(run.__doc__.strip(".") if run.__doc__ else run.__name__, run)
-    for run in (killed, stopped, stuck, memory, disk, dribbled, gone, strangers, leak)
+    for run in (killed, networks_killed, stopped, stuck, memory, disk, dribbled, gone, strangers, leak)
 )
