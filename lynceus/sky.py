@@ -16,7 +16,7 @@ from lynceus.detections import Floats
 from lynceus.frame import Frame
 from lynceus.spec import Spec
 
-WIDE = 4096  # columns that are interpolated at once
+WIDE = 512  # columns that are interpolated at once: few squares matter to them
 BORDER = 2  # squares around the map that cubic interpolation may reach into
 QUANTISATION_NOISE = 1 / np.sqrt(12.0)  # standard deviation of rounding to a step of 1
 
@@ -113,11 +113,9 @@ class Sky:
         return maps[:, rows, columns], np.array([row_phase, column_phase], np.float32)
 
     def _interpolated(self, plane: NDArray[np.float32], rows: slice, columns: slice) -> NDArray[np.float32]:
-        """A bordered map at some pixels; of a wide frame, few squares matter to a column."""
+        """A bordered map at some pixels."""
         down, across = self._interpolations
         lines = down[rows] @ plane
-        if self.shape[1] <= WIDE:
-            return np.asarray(lines @ across[:, columns])
         values = np.empty((len(lines), columns.stop - columns.start), np.float32)
         for left in range(columns.start, columns.stop, WIDE):
             right = min(left + WIDE, columns.stop)
@@ -201,11 +199,15 @@ def _strip_statistics(strip: NDArray[np.float32], spec: SkySpec) -> tuple[Floats
     """Level and noise of each square in one row of squares; NaN where too few pixels are usable."""
     rows, width = strip.shape
     squares = -(-width // spec.mesh)
-    padded = np.full((rows, squares * spec.mesh), np.nan, np.float32)
-    padded[:, :width] = strip
-    values = padded.reshape(rows, squares, spec.mesh).swapaxes(0, 1).reshape(squares, -1)
-    values = np.sort(values, axis=1)  # NaN goes last
-    usable = np.isfinite(values).sum(axis=1)
+    values = np.full((squares, rows, spec.mesh), np.nan, np.float32)
+    whole = width // spec.mesh
+    values[:whole] = strip[:, : whole * spec.mesh].reshape(rows, whole, spec.mesh).swapaxes(0, 1)
+    values[whole:, :, : width - whole * spec.mesh] = strip[:, whole * spec.mesh :]
+    values = values.reshape(squares, -1)
+    values.sort(axis=1)  # NaN goes last
+    usable = np.full(squares, values.shape[1])
+    holed = np.isnan(values[:, -1])
+    usable[holed] = np.isfinite(values[holed]).sum(axis=1)
     area = rows * np.minimum(spec.mesh, width - spec.mesh * np.arange(squares))
     statistics = [
         _clipped_mode(row[:count], spec) if count >= spec.good_fraction * total and count else (np.nan, np.nan)
