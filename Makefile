@@ -81,8 +81,8 @@ train: $(READY) ## simulate, train, publish (RECIPE=path, RUN=folder, STORE=fold
 	@$(PY) -m training train $(RECIPE) --run $(RUN)
 	@$(PY) -m training publish $(RECIPE) --run $(RUN) --store $(STORE) --version $(VERSION)
 
-deep: ## make the default bundle again, from the one before it: two hours of a CPU thread and more; goes on where it stopped
-	@$(MAKE) train RECIPE=training/recipes/deeper.toml RUN=runs/deeper VERSION=0.3.0
+deep: ## make the default bundle again, from the one before it: two hours of a CPU thread; goes on where it stopped
+	@$(MAKE) train RECIPE=training/recipes/longer.toml RUN=runs/longer VERSION=0.4.0
 
 rival: $(READY) ## score the bundle on every scene beside SExtractor at its best (BUNDLE=path)
 	@$(PY) -m training rival $(BUNDLE)

@@ -18,6 +18,7 @@ __all__ = ["Trail", "TrailSpec", "find_trails", "place_on"]
 BLOCKS = 256  # on the longer side of the map that is searched, a power of two
 SMALLEST = 128  # pixels; a line on less is no trail
 CEILING = 3.0  # standard deviations at which pixels and blocks are clipped, so that a star is no line
+STRIP = 1 << 17  # pixels that are summed at once: they fit a processor's cache
 SURROUNDINGS = 15  # blocks whose mean is taken from each: galaxies and halos are wider
 CANDIDATES, APART = 5, 4.0  # lines looked at closely for each trail; blocks between lines that are not the same
 LIKELY = 6.0  # standard deviations from which a sum along a line is worth a look
@@ -74,13 +75,17 @@ def block_map(frame: Frame, sky: Sky, factor: int) -> NDArray[np.float32]:
     level, noise = sky_at((np.arange(rows) + 0.5) * factor - 0.5, (np.arange(columns) + 0.5) * factor - 0.5, sky)
     low, high = (np.repeat(level + side * CEILING * noise, factor, axis=1) for side in (-1, 1))
     sums = np.empty((rows, columns * factor), np.float32)
-    for row in range(rows):  # a strip fits a processor's cache
-        strip = frame.pixels[row * factor : (row + 1) * factor, : columns * factor]
-        clipped = np.clip(strip, low[row], high[row])
-        clipped.sum(axis=0, out=sums[row])
-        if np.isnan(sums[row]).any():
-            middle = np.repeat(level[row], factor)
-            sums[row] = np.where(np.isnan(clipped), middle, clipped).sum(axis=0)
+    at_once = max(STRIP // (factor * sums.shape[1]), 1)
+    for row in range(0, rows, at_once):
+        part = slice(row, min(row + at_once, rows))
+        strip = frame.pixels[part.start * factor : part.stop * factor, : columns * factor].reshape(
+            -1, factor, sums.shape[1]
+        )
+        clipped = np.clip(strip, low[part, None], high[part, None])
+        clipped.sum(axis=1, out=sums[part])
+        if np.isnan(sums[part]).any():
+            middle = np.repeat(level[part, None], factor, axis=2)
+            np.where(np.isnan(clipped), middle, clipped).sum(axis=1, out=sums[part])
     means = sums.reshape(rows, columns, factor).sum(axis=2) / factor**2
     heights = (means - level) / noise
     spread = 1.4826 * float(np.median(np.abs(heights - np.median(heights))))

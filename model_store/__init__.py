@@ -10,7 +10,7 @@ from model_store.tracks import Step, Track
 __all__ = ["BUNDLES", "DEFAULT", "Progress", "Ref", "Step", "Store", "Track", "default_bundle", "open_store"]
 
 BUNDLES = Path(__file__).parent / "bundles"
-DEFAULT = BUNDLES / "compact" / "0.3.0"
+DEFAULT = BUNDLES / "compact" / "0.4.0"
 
 
 def default_bundle() -> Path:
