@@ -26,7 +26,7 @@ from lynceus.precision import exactly
 from lynceus.regions import none_smaller
 from lynceus.sky import Sky, SkySpec, estimate_sky
 from lynceus.spec import Spec
-from lynceus.tiling import Tile, TileSpec, binned, cut_tiles
+from lynceus.tiling import Tile, TileSpec, binned, count_tiles, cut_tiles
 from lynceus.trails import Trail, TrailSpec, find_trails
 
 P = ParamSpec("P")
@@ -188,8 +188,16 @@ class Detector:
         tiles = cut_tiles(*enlarged(frame, sky, scale), spec.tile)
         return Cut(sky, tiles, coarse.result(), frame, scale, search)
 
+    def least_tiles(self, shape: tuple[int, int]) -> int:
+        """How many tiles a frame of this shape (H, W) is cut into, before it is cut; more only if it is enlarged."""
+        coarse = tuple(length // self.spec.coarse for length in shape) if self._wants_coarse(shape) else ()
+        return count_tiles(shape, self.spec.tile) + (count_tiles(coarse, self.spec.tile) if coarse else 0)
+
+    def _wants_coarse(self, shape: tuple[int, int]) -> bool:
+        return self.spec.coarse > 0 and max(shape) >= 2 * self.spec.coarse * self.spec.tile.overlap
+
     def _coarse_tiles(self, frame: Frame) -> list[Tile]:
-        if not self.spec.coarse or max(frame.shape) < 2 * self.spec.coarse * self.spec.tile.overlap:
+        if not self._wants_coarse(frame.shape):
             return []
         small = binned(frame, self.spec.coarse)
         tiles = cut_tiles(small, estimate_sky(small, self.spec.sky), self.spec.tile)

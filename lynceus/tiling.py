@@ -1,7 +1,9 @@
 """A frame cut into overlapping tiles, and which tile owns a detection."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -107,6 +109,11 @@ def cut_tiles(frame: Frame, sky: Sky, spec: TileSpec) -> list[Tile]:
         for y, (y_min, y_max) in zip(rows, row_cores, strict=True)
         for x, (x_min, x_max) in zip(columns, column_cores, strict=True)
     ]
+
+
+def count_tiles(shape: Sequence[int], spec: TileSpec) -> int:
+    """How many tiles `cut_tiles` makes of a frame of this shape (H, W)."""
+    return prod(len(tile_starts(length, spec)) for length in shape)
 
 
 def binned(frame: Frame, factor: int) -> Frame:

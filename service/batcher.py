@@ -177,8 +177,7 @@ class TileBatcher:
         """
         if priority != SHADOW:
             self.check_room(len(tiles), priority)
-            now = time.monotonic()
-            self.check_time(Need(len(tiles), now + CERTAINTY * (due - now)), priority)
+            self.check_due(len(tiles), due, priority)
             self.owed_frames += 1
         job = Job(tiles, infer, asyncio.get_running_loop().create_future(), started, priority, due)
         self._turns.add(job)
@@ -202,6 +201,11 @@ class TileBatcher:
         if waiting and excess > 0:
             delay = min(excess, waiting) * self.pace.queue_seconds
             raise OverloadedError(f"{waiting} tiles wait already, there is no room for {tiles} more", delay)
+
+    def check_due(self, tiles: int, due: float, priority: Priority) -> None:
+        """As `check_time`, of a frame whose tiles are known and that is due in monotonic time."""
+        now = time.monotonic()
+        self.check_time(Need(tiles, now + CERTAINTY * (due - now)), priority)
 
     def check_time(self, need: Need, priority: Priority, coming: Sequence[tuple[Priority, Need]] = ()) -> None:
         """Raise OverloadedError if a frame would be late, or would make one late that is admitted.

@@ -126,7 +126,8 @@ class Evaluator:
         """Score one frame; the upload's files are gone once they are read."""
         watch = Stopwatch()
         catalogue, detections = upload.read("catalogue") or b"", upload.read("detections")
-        opened = await self.pipeline.open(served, upload, _one_hdu(question.hdu), watch, question.priority)
+        until = due if detections is None else math.inf  # somebody else's list does not wait for the network
+        opened = await self.pipeline.open(served, upload, _one_hdu(question.hdu), watch, question.priority, until)
         [frame], [cut] = opened.frames, opened.cuts
         spec = served.detector.spec
         truth = await asyncio.to_thread(lay_over, catalogue, frame, cut.sky, spec.measure, question)

@@ -131,7 +131,7 @@ class Finder:
         self, served: Served, upload: Upload, question: Question, due: float, *, drawn: bool
     ) -> list[Block]:
         watch = Stopwatch()
-        opened = await self.pipeline.open(served, upload, question.hdu, watch, question.priority)
+        opened = await self.pipeline.open(served, upload, question.hdu, watch, question.priority, due)
         stable = self.keeper.lineup.stable
         try:
             blocks = await self.pipeline.find(served, opened, question, watch, due)

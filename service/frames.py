@@ -98,13 +98,27 @@ class Pipeline:
         self._behind = Slots(1 + max(1, settings.cores // 2))
 
     async def open(
-        self, served: Served, upload: Upload, hdu: str | None, watch: Stopwatch, priority: Priority = "live"
+        self,
+        served: Served,
+        upload: Upload,
+        hdu: str | None,
+        watch: Stopwatch,
+        priority: Priority = "live",
+        due: float = math.inf,
     ) -> Opened:
-        """Read every frame asked for, under the masks that came with it, and make it ready for a version."""
+        """Read every frame asked for, under the masks that came with it, and make it ready for a version.
+
+        Raises
+        ------
+        OverloadedError
+            If its answer, due in monotonic time, would come too late: now its size is known.
+        """
         with self.batcher.pace.preparing():
             async with self._decoding.taken(priority), self._aside(priority):
                 frames = await asyncio.to_thread(self._decode, upload, hdu)
                 watch.lap("decode")
+                tiles = sum(served.detector.least_tiles(frame.shape) for frame in frames)
+                self.batcher.check_due(tiles, due, priority)
                 opened = await self._cut(served, frames, watch)
             upload.close()  # not before: until then it is what the frame is counted by
         self.batcher.pace.learn_size(opened.tiles, upload.size)

@@ -106,3 +106,11 @@ def test_tiles_without_anything_on_them_are_not_looked_at():
     assert len(cut.tiles) == 9
     assert network.looked == 1
     assert [axis.tolist() for axis in found.centres] == [[50.0], [40.0]]
+
+
+@pytest.mark.parametrize("coarse", [0, 2])
+@pytest.mark.parametrize("shape", [(40, 50), (128, 128), (129, 300), (500, 90)])
+def test_how_many_tiles_there_will_be_is_known_from_the_shape(shape, coarse):
+    detector = Detector(FixedNetwork(), DetectorSpec(tile=TileSpec(size=128, overlap=32), coarse=coarse))
+    frame = Frame(np.random.default_rng(0).normal(100, 3, shape).astype(np.float32))
+    assert detector.least_tiles(shape) == len(detector.cut(frame).all_tiles)

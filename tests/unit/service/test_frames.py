@@ -12,11 +12,13 @@ from lynceus.frame import Frame
 from service.batcher import TileBatcher
 from service.frames import Pipeline
 from service.metrics import Metrics
+from service.refusals import OverloadedError
 from service.served import Served, trial_frame
 from service.settings import Settings
 from service.turns import Priority
+from service.upload import Upload
 from service.watch import Stopwatch
-from tests.fakes import fixed_bundle
+from tests.fakes import fits_bytes, fixed_bundle, star_field
 
 
 class Slow(Detector):
@@ -63,5 +65,30 @@ def test_what_is_not_live_uses_half_of_the_cores_around_the_network(priority: Pr
                 frames.append(live)
             slow.gate.set()
             await asyncio.gather(*frames)
+
+    asyncio.run(scenario())
+
+
+def test_a_frame_that_would_be_late_is_refused_before_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def refuse(self: TileBatcher, tiles: int, due: float, priority: Priority) -> None:
+        asked.append((tiles, due))
+        raise OverloadedError("too late")
+
+    async def scenario() -> None:
+        bundle = fixed_bundle()
+        slow = Slow(bundle.detector)
+        slow.gate.set()
+        upload = Upload()
+        upload.begin("frame").write(fits_bytes(star_field((300, 500), [(50, 60)])))
+        upload.parts["frame"].end()
+        monkeypatch.setattr(TileBatcher, "check_due", refuse)
+        async with pipeline(2) as it:
+            with pytest.raises(OverloadedError):
+                await it.open(Served(type(bundle)(slow, bundle.manifest)), upload, None, Stopwatch(), due=77.0)
+        upload.close()
+        assert asked == [(slow.least_tiles((300, 500)), 77.0)]
+        assert slow.most == 0
 
     asyncio.run(scenario())
