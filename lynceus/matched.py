@@ -50,7 +50,7 @@ def filtered(frame: Frame, sky: Sky, x: Floats, y: Floats, width: Floats) -> Flo
         rows, dy = _axis(y[members], offsets)
         stamps = _stamps(frame.pixels, rows, columns)
         stamps -= level[members, None, None]
-        np.nan_to_num(stamps, copy=False, nan=0.0)
+        stamps[np.isnan(stamps)] = 0.0
         s = width[members, None]
         near, far = (
             np.einsum("nij,ni,nj->n", stamps, _gaussian(dy, k * s), _gaussian(dx, k * s)) / k for k in (1.0, BACKGROUND)
@@ -83,8 +83,7 @@ def filtered_on_lattice(frame: Frame, sky: Sky, rows: Indices, columns: Indices,
     kernels = _gaussian(offsets, scales * width) / np.sqrt(scales)
     lines, down = _reach(rows, offsets, kernels, frame.shape[0])
     places, across = _reach(columns, offsets, kernels, frame.shape[1])
-    y, x = np.meshgrid(rows, columns, indexing="ij")
-    level, noise = _sky_at(sky, x, y)
+    level, noise = sky.on_grid(rows, columns)
     zero = np.float32(np.median(level))  # close to all values: sums of float32 lose nothing
     sums, weights = np.empty((2, len(rows), 2, len(columns)))
     count = max(CHUNK // (len(offsets) * frame.shape[1]), 1)
@@ -170,9 +169,12 @@ def _axis(centre: Floats, offsets: Indices) -> tuple[Indices, Floats]:
 def _stamps(pixels: NDArray[np.float32], rows: Indices, columns: Indices) -> Floats:
     """Pixels (N, S, S), NaN outside the frame."""
     height, width = pixels.shape
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     values = pixels[np.clip(rows, 0, height - 1)[:, :, None], np.clip(columns, 0, width - 1)[:, None, :]]
-    return np.where(inside, values.astype(np.float64), np.nan)
+    stamps = values.astype(np.float64)
+    below, beside = ((rows < 0) | (rows >= height)), ((columns < 0) | (columns >= width))
+    if below.any() or beside.any():
+        stamps[below[:, :, None] | beside[:, None, :]] = np.nan
+    return stamps
 
 
 def _gaussian(offset: Floats | Indices, width: Floats) -> Floats:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,20 +85,12 @@ class _Cutout:
         Pixels without a value.
     rows, columns : slice
         Where it lies in the frame.
-    sky : Sky
-        Of the frame.
     """
 
     data: NDArray[np.float32]
     bad: NDArray[np.bool_]
     rows: slice
     columns: slice
-    sky: Sky
-
-    @cached_property
-    def noise(self) -> NDArray[np.float32]:
-        """Of the sky, (h, w), in ADU."""
-        return self.sky.noise_in(self.rows, self.columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +139,7 @@ class _Plane:
             data = np.subtract(self.frame.pixels[rows, columns], level, out=level)
         bad = ~np.isfinite(data)
         data[bad] = 0.0
-        return _Cutout(data, bad, rows, columns, self.sky)
+        return _Cutout(data, bad, rows, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,9 +180,9 @@ def measure(frame: Frame, detections: Detections, sky: Sky, spec: MeasureSpec) -
     neighbour is near, the Kron radius is measured only as far as the neighbour. `flux_aper` is not corrected for
     what lies outside its circle.
 
-    Errors are sqrt(area noise^2 + flux / gain), the second term only where the header knows the gain. The read noise
-    (RDNOISE) does not appear: the measured noise of the sky already contains it. Noise that is correlated between
-    pixels makes true errors larger than these.
+    Errors are sqrt(area noise^2 + flux / gain) with the noise of the sky at the source, the second term only where the
+    header knows the gain. The read noise (RDNOISE) does not appear: the measured noise of the sky already contains it.
+    Noise that is correlated between pixels makes true errors larger than these.
     """
     if not len(detections):
         return unmeasured(frame, detections)
@@ -202,14 +193,15 @@ def measure(frame: Frame, detections: Detections, sky: Sky, spec: MeasureSpec) -
     fwhm = FWHM_PER_SIGMA * shapes.radius
     distance, neighbour = _neighbours(shapes)
 
-    auto = _sum_kron(plane, shapes, distance[:, 0] - fwhm[neighbour[:, 0]], spec)
+    auto = _sum_kron(plane, shapes, local, distance[:, 0] - fwhm[neighbour[:, 0]], spec)
     flags = _box_flags(frame, detections) | np.where(shapes.failed | auto.incomplete, Flag.INCOMPLETE, 0)
     brighter = shapes.flux[neighbour] > spec.neighbour_share * shapes.flux[:, None]
     crowded = ((distance < auto.reach[:, None]) & brighter).any(axis=1)
     blended = distance[:, 0] < spec.blend_distance * (fwhm + fwhm[neighbour[:, 0]]) / 2
     flags |= np.where(crowded | auto.patched, Flag.NEIGHBOURS, 0) | np.where(blended, Flag.BLENDED, 0)
     diameter = spec.aperture * (_seeing(fwhm, shapes.snr, flags, spec) or float(np.median(fwhm)))
-    circle = _sum_ellipses(plane, shapes, np.full(len(x), diameter / 2), np.full(len(x), diameter / 2), spec)
+    radius = np.full(len(x), diameter / 2)
+    circle = _sum_ellipses(plane, shapes, local, radius, radius, spec)
     flags |= np.where(circle.incomplete, Flag.INCOMPLETE, 0)
     return _table(frame, detections, shapes, auto, circle, flags, off)
 
@@ -321,7 +313,7 @@ def _neighbours(shapes: Shapes) -> tuple[Floats, NDArray[np.intp]]:
     return distance, np.minimum(index, len(positions) - 1)
 
 
-def _sum_kron(plane: _Plane, shapes: Shapes, clear: Floats, spec: MeasureSpec) -> _Sums:
+def _sum_kron(plane: _Plane, shapes: Shapes, noise: Floats, clear: Floats, spec: MeasureSpec) -> _Sums:
     """Sum in Kron-like ellipses; the radius is measured no further than `clear` pixels, where a neighbour begins."""
     a, b, theta = shapes.axes
     low, high = spec.kron_limits
@@ -334,14 +326,19 @@ def _sum_kron(plane: _Plane, shapes: Shapes, clear: Floats, spec: MeasureSpec) -
         radius[here], _ = sep.kron_radius(cutout.data, *ellipses, mask=cutout.bad)
         del cutout  # its memory is needed for the next
     scale = np.clip(spec.kron * radius, low, high)
-    return _sum_ellipses(plane, shapes, a * scale, b * scale, spec)
+    return _sum_ellipses(plane, shapes, noise, a * scale, b * scale, spec)
 
 
-def _sum_ellipses(plane: _Plane, shapes: Shapes, major: Floats, minor: Floats, spec: MeasureSpec) -> _Sums:
-    """Sum in ellipses along the sources' axes, of given semi-axes in pixels."""
+def _sum_ellipses(
+    plane: _Plane, shapes: Shapes, noise: Floats, major: Floats, minor: Floats, spec: MeasureSpec
+) -> _Sums:
+    """Sum in ellipses along the sources' axes, of given semi-axes in pixels, on a sky of given noise in ADU."""
     shrink = np.minimum(LARGEST_APERTURE / major, 1.0)
     ellipses = shapes.x, shapes.y, major * shrink, minor * shrink, shapes.axes[2]
-    flux, error, marks, hidden = _sums(plane, *ellipses)
+    flux, spread, marks, hidden = _sums(plane, *ellipses)
+    with np.errstate(over="ignore", invalid="ignore"):  # a header may hold any gain
+        photons = np.maximum(flux, 0.0) / plane.gain if plane.gain else 0.0
+        error = np.sqrt(np.square(noise * spread) + photons)
     lost = (marks & sep.APER_ALLMASKED) != 0
     flux, error = np.where(lost, np.nan, flux), np.where(lost, np.nan, error)
     patched = hidden > spec.bad_share * np.pi * ellipses[2] * ellipses[3]
@@ -352,20 +349,18 @@ def _sum_ellipses(plane: _Plane, shapes: Shapes, major: Floats, minor: Floats, s
 def _sums(
     plane: _Plane, x: Floats, y: Floats, a: Floats, b: Floats, theta: Floats
 ) -> tuple[Floats, Floats, NDArray[np.int16], Floats]:
-    """Sums in ellipses, (N,) each: flux and its error in ADU, what `sep` notes, and the area of the bad pixels."""
-    flux, error, marks, hidden = np.empty(len(x)), np.empty(len(x)), np.empty(len(x), np.int16), np.zeros(len(x))
+    """Sums in ellipses, (N,) each: flux in ADU, its error were the noise 1, what `sep` notes, and hidden area."""
+    flux, spread, marks, hidden = np.empty(len(x)), np.empty(len(x)), np.empty(len(x), np.int16), np.zeros(len(x))
     for here, cutout in plane.cutouts(x, y, a):
         ellipses = [x[here] - cutout.columns.start, y[here] - cutout.rows.start, a[here], b[here], theta[here]]
-        flux[here], error[here], marks[here] = sep.sum_ellipse(
-            cutout.data, *ellipses, 1.0, err=cutout.noise, mask=cutout.bad, gain=plane.gain
-        )
+        flux[here], spread[here], marks[here] = sep.sum_ellipse(cutout.data, *ellipses, 1.0, err=1.0, mask=cutout.bad)
         holed = np.flatnonzero(marks[here] & sep.APER_HASMASKED)
         if len(holed):
             bad = cutout.bad.astype(np.float32)
             hidden[here[holed]], _, _ = sep.sum_ellipse(bad, *(column[holed] for column in ellipses), 1.0)
             del bad
         del cutout  # its memory is needed for the next
-    return flux, error, marks, hidden
+    return flux, spread, marks, hidden
 
 
 def _box_flags(frame: Frame, detections: Detections) -> NDArray[np.int64]:

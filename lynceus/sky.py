@@ -16,6 +16,8 @@ from lynceus.detections import Floats
 from lynceus.frame import Frame
 from lynceus.spec import Spec
 
+Indices = NDArray[np.intp]
+
 WIDE = 512  # columns that are interpolated at once: few squares matter to them
 BORDER = 2  # squares around the map that cubic interpolation may reach into
 QUANTISATION_NOISE = 1 / np.sqrt(12.0)  # standard deviation of rounding to a step of 1
@@ -85,6 +87,20 @@ class Sky:
         """The noise at N pixels, shape (N,), in ADU."""
         down, across = self._interpolations
         return np.asarray(np.exp(np.einsum("ni,ni->n", down[rows] @ self._bordered[1], across.T[columns])))
+
+    def on_grid(self, rows: Floats | Indices, columns: Floats | Indices) -> tuple[Floats, Floats]:
+        """Level and noise where rows (R,) and columns (C,) cross, two arrays (R, C) in ADU, linear between squares."""
+        level, noise = self.level, self.noise
+        for axis, places in ((0, rows), (1, columns)):
+            position = np.clip((places + 0.5) / self.mesh - 0.5, 0, level.shape[axis] - 1)
+            first = np.minimum(position.astype(int), max(level.shape[axis] - 2, 0))
+            second = np.minimum(first + 1, level.shape[axis] - 1)
+            share = (position - first).astype(np.float32)
+            share = share[:, None] if axis == 0 else share
+            level, noise = (
+                part.take(first, axis) * (1 - share) + part.take(second, axis) * share for part in (level, noise)
+            )
+        return level, noise
 
     def window(self, x: int, y: int, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The part of the map that a tile needs to interpolate its own sky.

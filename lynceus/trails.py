@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from lynceus.detections import Floats
 from lynceus.frame import Frame
 from lynceus.line_sums import LineSums, line_sums
 from lynceus.sky import Sky
@@ -72,7 +71,7 @@ def find_trails(frame: Frame, sky: Sky, spec: TrailSpec | None = None) -> list[T
 def block_map(frame: Frame, sky: Sky, factor: int) -> NDArray[np.float32]:
     """Means of `factor` x `factor` pixels over the sky and over their surroundings, in units of their own spread."""
     rows, columns = (side // factor for side in frame.shape)
-    level, noise = sky_at((np.arange(rows) + 0.5) * factor - 0.5, (np.arange(columns) + 0.5) * factor - 0.5, sky)
+    level, noise = sky.on_grid((np.arange(rows) + 0.5) * factor - 0.5, (np.arange(columns) + 0.5) * factor - 0.5)
     low, high = (np.repeat(level + side * CEILING * noise, factor, axis=1) for side in (-1, 1))
     sums = np.empty((rows, columns * factor), np.float32)
     at_once = max(STRIP // (factor * sums.shape[1]), 1)
@@ -88,22 +87,10 @@ def block_map(frame: Frame, sky: Sky, factor: int) -> NDArray[np.float32]:
             np.where(np.isnan(clipped), middle, clipped).sum(axis=1, out=sums[part])
     means = sums.reshape(rows, columns, factor).sum(axis=2) / factor**2
     heights = (means - level) / noise
-    spread = 1.4826 * float(np.median(np.abs(heights - np.median(heights))))
-    heights = np.clip((heights - np.median(heights)) / max(spread, 1e-6), -CEILING, CEILING)
+    heights -= np.median(heights)
+    spread = 1.4826 * float(np.median(np.abs(heights)))
+    heights = np.clip(heights / max(spread, 1e-6), -CEILING, CEILING)
     return np.asarray(np.clip(heights - uniform_filter(heights, SURROUNDINGS), -CEILING, CEILING), np.float32)
-
-
-def sky_at(rows: Floats, columns: Floats, sky: Sky) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Level and noise of the sky on a grid of rows (R,) and columns (C,), two arrays (R, C), linear between squares."""
-    level, noise = sky.level, sky.noise
-    for axis, places in ((0, rows), (1, columns)):
-        position = np.clip((places + 0.5) / sky.mesh - 0.5, 0, level.shape[axis] - 1)
-        first = np.minimum(position.astype(int), max(level.shape[axis] - 2, 0))
-        second = np.minimum(first + 1, level.shape[axis] - 1)
-        share = (position - first).astype(np.float32)
-        share = share[:, None] if axis == 0 else share
-        level, noise = (one.take(first, axis) * (1 - share) + one.take(second, axis) * share for one in (level, noise))
-    return level, noise
 
 
 def on_trail(trail: Trail, shape: tuple[int, ...], factor: int) -> NDArray[np.bool_]:

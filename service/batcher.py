@@ -26,7 +26,6 @@ from service.watchdog import StuckError, Watchdog
 
 BACKFILL_ROOM = 0.5  # of the queue: the rest is for live frames, however much backfill comes
 NICENESS = 5  # of the threads that run it on a CPU: who asks, and who decodes, must not wait for a tile to end
-LEAST_SHARE = 0.1  # of the device's time that backfill may count on
 HOST_MEMORY = ("can't allocate memory", "not enough memory")  # torch's words on a CPU, in a plain RuntimeError
 
 logger = logging.getLogger(__name__)
@@ -222,10 +221,9 @@ class TileBatcher:
             Frames on their way to the queue.
         """
         live = [*self._turns.needs("live"), *(one for kind, one in coming if kind == "live")]
-        seconds = self.pace.queue_seconds
-        others, busy = live, self._watchdog.tiles * seconds
+        seconds = self.pace.wait_seconds(priority)
+        others, busy = live, self._watchdog.tiles * self.pace.queue_seconds
         if priority != "live":
-            seconds /= max(1 - self.pace.live_share, LEAST_SHARE)
             busy += sum(one.tiles for one in live) * seconds
             others = [*self._turns.needs("backfill"), *(one for kind, one in coming if kind != "live")]
         if not others and not live:
@@ -246,7 +244,7 @@ class TileBatcher:
                 await self._arrived.wait()
             if waiting < self._fits:
                 await asyncio.sleep(self.pace.window(waiting))
-            if batch := self._turns.take(self._fits, self.pace.device_seconds):  # another worker may have been faster
+            if batch := self._turns.take(self._fits, self.pace.wait_seconds):  # another worker may have been faster
                 self.on_batch(len(batch))
                 return batch
 

@@ -27,6 +27,9 @@ from service.wire import lay_out, unpack_found
 
 ATTEMPTS = 2  # at a batch: the first process may be killed for something that is not the batch's fault
 LAST_WORDS = 5.0  # seconds that a process may take to end
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# What one tile took, the next one needs again: glibc would hand it back, and have it zeroed anew, 2000 pages a tile.
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # bytes
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ class NetworkProcess:
         self._wire, theirs = Pipe()
         shared = theirs.fileno(), self._arena.descriptor
         command = [sys.executable, "-m", "service.network_host", *map(str, shared)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = os.environ | ONE_THREAD | KEEP_MEMORY
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=shared, env=environment)
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from statistics import median
 
-from service.turns import SHADOW, Batch
+from service.turns import SHADOW, Batch, Priority
 
 WINDOW_SHARE = 0.2  # of the time the tiles at hand will take, so that a lone frame hardly notices the wait
 BATCHES, FRAMES = 32, 32  # that the averages are over
 OUTLIER = 4.0  # times the median: one stall must not turn frames away for the next minute
 MEMORY = 30.0  # seconds in which the share of the live frames is forgotten
 CROWDED_BATCHES = 256  # that the flow through the house is measured over
+LEAST_SHARE = 0.1  # of the network that backfill may count on
 LONGEST_GAP = 2.0  # seconds between two batches: a longer one is a stall, and says nothing of the flow
 
 
@@ -51,7 +52,7 @@ class Pace:
         self._before: deque[tuple[float, float]] = deque(maxlen=FRAMES)
         self._after: deque[tuple[float, float]] = deque(maxlen=FRAMES)
         self._sizes: deque[tuple[float, float]] = deque(maxlen=FRAMES)
-        self._live_seconds, self._live_at = 0.0, time.monotonic()
+        self._live_tiles, self._live_at = 0.0, time.monotonic()
         self._flow: deque[tuple[float, int]] = deque(maxlen=CROWDED_BATCHES)
         self._crowded_at: float | None = None  # when the last batch ended, if frames waited then
         self._preparing = 0
@@ -69,9 +70,15 @@ class Pace:
 
     @property
     def live_share(self) -> float:
-        """Share of the device's time that live frames took lately."""
-        faded = self._live_seconds * math.exp((self._live_at - time.monotonic()) / MEMORY)
-        return min(faded / (MEMORY * self.workers), 1.0)
+        """Share of what can come out of the network that live frames took lately."""
+        faded = self._live_tiles * math.exp((self._live_at - time.monotonic()) / MEMORY)
+        return min(faded / MEMORY * self.queue_seconds, 1.0)
+
+    def wait_seconds(self, priority: Priority) -> float:
+        """How long a tile keeps those of its priority behind it waiting; backfill has what live frames leave."""
+        if priority == "live":
+            return self.queue_seconds
+        return self.queue_seconds / max(1 - self.live_share, LEAST_SHARE)
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -94,7 +101,7 @@ class Pace:
             return  # another network, which no caller waits for
         self._batches.append((seconds, len(batch)))
         self.tile_seconds = typical_ratio(self._batches)
-        self._note_live(seconds * sum(job.priority == "live" for job, _ in batch) / len(batch))
+        self._note_live(sum(job.priority == "live" for job, _ in batch))
 
     def learn_frame(self, tiles: int, before: float, after: float) -> None:
         """Take a finished frame into account: the seconds before its tiles were queued, and after the last was seen."""
@@ -117,9 +124,9 @@ class Pace:
             self._flow.append((min(now - self._crowded_at, LONGEST_GAP), tiles))
         self._crowded_at = now if crowded else None
 
-    def _note_live(self, seconds: float) -> None:
+    def _note_live(self, tiles: int) -> None:
         now = time.monotonic()
-        self._live_seconds = self._live_seconds * math.exp((self._live_at - now) / MEMORY) + seconds
+        self._live_tiles = self._live_tiles * math.exp((self._live_at - now) / MEMORY) + tiles
         self._live_at = now
 
 

@@ -126,20 +126,21 @@ class Turns:
         """What the frames of these priorities still want of the network."""
         return [job.need for priority in priorities for job in self._queues[priority]]
 
-    def take(self, most: int, tile_seconds: float = 0.0) -> Batch:
+    def take(self, most: int, wait_seconds: Callable[[Priority], float] = lambda priority: 0.0) -> Batch:
         """Take a batch: one tile of each frame in turn, all of one kind; each queue gets what those before it leave.
 
         Parameters
         ----------
         most : int
             Tiles of a batch.
-        tile_seconds : float
-            How long the device is busy with a tile; 0 if that is not known.
+        wait_seconds : callable
+            How long a tile keeps those of its priority behind it waiting; 0 if that is not known.
         """
         batch: Batch = []
         kind, now = None, time.monotonic()
-        for queue in self._queues.values():
+        for priority, queue in self._queues.items():
             choose: Any = self._turn_of
+            tile_seconds = wait_seconds(priority)
             if len(queue) > 1 and is_pressed([job.need for job in queue], tile_seconds, now):
                 choose = partial(_first_due, tile_seconds=tile_seconds, now=now)
             while len(batch) < most and (job := choose(queue, kind)):

@@ -8,7 +8,7 @@ import pytest
 from lynceus.facts import Facts
 from lynceus.frame import Frame
 from lynceus.sky import SkySpec, estimate_sky
-from lynceus.trails import SMALLEST, Trail, find_trails, place_on, sky_at
+from lynceus.trails import SMALLEST, Trail, find_trails, place_on
 
 SIDE, NOISE, SKY, FWHM = 512, 10.0, 1000.0, 3.0
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE].astype(np.float64)
@@ -216,7 +216,7 @@ def test_the_sky_between_squares_is_that_of_a_plane():
         np.float32
     )
     rows, columns = np.array([40.0, 200.5, 400.0]), np.array([50.0, 300.0])
-    level, _ = sky_at(rows, columns, estimate_sky(Frame(pixels), SkySpec()))
+    level, _ = estimate_sky(Frame(pixels), SkySpec()).on_grid(rows, columns)
     np.testing.assert_allclose(level, 1000 + 0.3 * columns - 0.2 * rows[:, None], atol=0.3)
 
 

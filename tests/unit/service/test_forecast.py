@@ -14,7 +14,7 @@ from service.batcher import TileBatcher
 from service.forecast import Need, finishes, is_pressed, lateness
 from service.pace import LONGEST_GAP, OUTLIER, Pace, typical_ratio
 from service.refusals import OverloadedError
-from service.turns import Job, Turns
+from service.turns import Job, Priority, Turns
 from tests.fakes import blank_tile
 
 TILE = 0.1  # seconds
@@ -63,9 +63,9 @@ class Clock:
         self.now = 100.0
         monkeypatch.setattr(pace_module.time, "monotonic", lambda: self.now)
 
-    def batches(self, pace: Pace, gap: float, count: int, frames: int) -> None:
+    def batches(self, pace: Pace, gap: float, count: int, frames: int, priority: Priority = "live") -> None:
         """Let so many batches of two tiles end, which took the network 0.2 s each."""
-        taught = Job([blank_tile()] * 2, list, None, lambda: None)  # type: ignore[arg-type]
+        taught = Job([blank_tile()] * 2, list, None, lambda: None, priority)  # type: ignore[arg-type]
         for _ in range(count):
             self.now += gap
             pace.learn(0.2, [(taught, 0), (taught, 1)], frames)
@@ -79,6 +79,32 @@ def test_those_who_wait_are_told_the_flow_of_the_whole_house(monkeypatch: pytest
     assert pace.queue_seconds == pytest.approx(0.15)
     clock.batches(pace, gap=9, count=20, frames=0)
     assert pace.queue_seconds == pytest.approx(0.15)  # nothing new was learned of a crowd
+
+
+@pytest.mark.parametrize("live", [0, 1, 2])
+def test_backfill_waits_for_what_live_frames_leave(monkeypatch: pytest.MonkeyPatch, live: int) -> None:
+    clock, pace = Clock(monkeypatch), Pace(0.0, workers=2)
+    for _ in range(200):  # of three batches, so many are live
+        clock.batches(pace, 0.3, live, 5)
+        clock.batches(pace, 0.3, 3 - live, 5, "backfill")
+    assert pace.queue_seconds == pytest.approx(0.15)
+    assert pace.live_share == pytest.approx(live / 3, abs=0.02)
+    assert pace.wait_seconds("live") == pace.queue_seconds
+    assert pace.wait_seconds("backfill") == pytest.approx(0.15 / (1 - live / 3), rel=0.06)
+
+
+def test_frames_are_pressed_by_what_those_of_their_priority_wait() -> None:
+    async def scenario() -> None:
+        for backfill, order in ((0.01, [0, 1]), (0.1, [0, 0])):
+            turns, now = Turns(), time.monotonic()
+            jobs = [job(10, now + 1.5, now - 1, "backfill"), job(10, now + 1000, now, "backfill")]
+            for one in jobs:
+                turns.add(one)
+            seconds = {"live": 0.01, "backfill": backfill, "shadow": 0.01}
+            taken = [jobs.index(turns.take(1, seconds.__getitem__)[0][0]) for _ in range(2)]
+            assert taken == order
+
+    asyncio.run(scenario())
 
 
 def test_frames_that_are_decoded_are_part_of_the_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,9 +123,9 @@ def test_a_stall_is_not_the_flow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pace.queue_seconds < 0.2 + LONGEST_GAP / 200
 
 
-def job(tiles: int, due: float, arrived: float = 0.0) -> Job:
+def job(tiles: int, due: float, arrived: float = 0.0, priority: Priority = "live") -> Job:
     answer: asyncio.Future[list[object]] = asyncio.get_running_loop().create_future()
-    return Job([blank_tile()] * tiles, list, answer, lambda: None, due=due, arrived=arrived)  # type: ignore[arg-type]
+    return Job([blank_tile()] * tiles, list, answer, lambda: None, priority, due, arrived)  # type: ignore[arg-type]
 
 
 def test_frames_take_turns_until_one_would_be_late() -> None:
@@ -109,7 +135,7 @@ def test_frames_take_turns_until_one_would_be_late() -> None:
             jobs = [job(10, now + left, now - 1), job(10, now + 1000, now)]
             for one in jobs:
                 turns.add(one)
-            taken = [jobs.index(turns.take(1, TILE)[0][0]) for _ in range(2)]
+            taken = [jobs.index(turns.take(1, lambda priority: TILE)[0][0]) for _ in range(2)]
             assert taken == order
 
     asyncio.run(scenario())
@@ -121,7 +147,7 @@ def test_the_hopeless_go_last() -> None:
         jobs = [job(100, now + 0.5), job(8, now + 1), job(8, now + 1000)]
         for one in jobs:
             turns.add(one)
-        assert {jobs.index(one) for one, _ in turns.take(8, TILE)} == {1}
+        assert {jobs.index(one) for one, _ in turns.take(8, lambda priority: TILE)} == {1}
 
     asyncio.run(scenario())
 
