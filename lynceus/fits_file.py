@@ -28,6 +28,7 @@ BLOCK = 2880
 CARD = 80
 BITPIX = (8, 16, 32, 64, -32, -64)
 CHUNK = 1 << 20  # bytes decompressed at a time
+BEGINNING = 1 << 17  # bytes in which the headers are looked for
 
 SIMPLE = re.compile(rb"SIMPLE *= *[TF]")
 GZIP = b"\x1f\x8b"
@@ -175,6 +176,15 @@ def open_fits(data: FileBytes, limits: Limits) -> list[Hdu]:
             break
         position, cards = hdu.end, cards + (hdu.data_start - hdu.start) // CARD
     return hdus
+
+
+def beginning(data: FileBytes) -> FileBytes:
+    """A file as it is; of a .gz what its first bytes expand to, where the headers most often are; of a .bz2 nothing."""
+    if data[: len(BZIP2)] == BZIP2:
+        return b""  # its blocks are large, and slow
+    if data[: len(GZIP)] != GZIP:
+        return data
+    return zlib.decompressobj(wbits=31).decompress(data[:BEGINNING], BEGINNING)
 
 
 def blocks(size: int) -> int:

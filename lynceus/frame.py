@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -15,12 +15,15 @@ from lynceus.detections import Floats
 from lynceus.errors import FrameError, LynceusError, NoSuchHduError, TooLargeError
 from lynceus.facts import Facts, first_text, read_facts
 from lynceus.file_map import FileBytes, sha256_of
-from lynceus.fits_file import Hdu, open_fits, text
+from lynceus.fits_file import Hdu, beginning, open_fits, text
 from lynceus.fits_pixels import read_pixels
 from lynceus.levels import clip_saturated, equalise_bayer, find_step, mask_outside, usable
 from lynceus.reading import Keywords, Limits
 
-__all__ = ["MIN_SIDE", "Facts", "Frame", "Keywords", "Limits", "read_frame", "read_frames", "read_plane"]
+__all__ = [
+    *("MIN_SIDE", "Facts", "Frame", "Keywords", "Limits"),
+    *("frame_shape", "read_frame", "read_frames", "read_plane"),
+]
 
 MIN_SIDE = 8  # pixels; nothing can be measured on less
 MAX_WARNINGS = 10
@@ -237,6 +240,27 @@ def read_frames(
         return _read_all(wanted, hdus[0], sha256 or sha256_of(data), limits, keywords)
 
 
+def frame_shape(data: FileBytes, hdu: str | int | None = None) -> tuple[int, int] | None:
+    """Height and width of the frame that `read_frame` would read, by the headers at the beginning of its file.
+
+    Parameters
+    ----------
+    data : bytes or FileMap
+        The file, or its first bytes.
+    hdu : str, int or None
+        As for `read_frame`.
+
+    Returns
+    -------
+    (int, int) or None
+        None where those bytes do not tell, or will not be a frame: reading all of it says why.
+    """
+    with suppress(Exception):
+        hdus = open_fits(beginning(data), DEFAULT_LIMITS)
+        return (_first_frame(hdus) if hdu is None else _named(hdus, hdu)).plane_shape
+    return None
+
+
 def read_plane(data: FileBytes, shape: tuple[int, int], *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.float32]:
     """Read a mask or a weight map that belongs to a frame.
 
@@ -304,18 +328,24 @@ def _no_frame(hdus: list[Hdu]) -> str:
 
 
 def _find(hdus: list[Hdu], wanted: str | int) -> Hdu:
-    """Find an HDU by index, EXTNAME, or EXTNAME and EXTVER."""
+    """Find a frame by index, EXTNAME, or EXTNAME and EXTVER."""
+    found = _named(hdus, wanted)
+    if found.fault:
+        raise FrameError(found.describe())
+    if found.plane_shape is None:
+        raise NoSuchHduError(f"{found.describe()}; only 2-D frames are searched")
+    return found
+
+
+def _named(hdus: list[Hdu], wanted: str | int) -> Hdu:
+    """Find an HDU, whatever it holds."""
     name = str(wanted).strip()
     digits = name.isascii() and name.isdecimal() and len(name) < 10
-    matches = [hdu for hdu in hdus if (hdu.index == int(name) if digits else _is_called(hdu, name))]
-    if not matches:
-        cut = f"; {hdus[-1].describe()}" if hdus[-1].fault else ""
-        raise NoSuchHduError(f"there is no HDU {name[:70]!r} in the file, which has {len(hdus)}{cut}")
-    if matches[0].fault:
-        raise FrameError(matches[0].describe())
-    if matches[0].plane_shape is None:
-        raise NoSuchHduError(f"{matches[0].describe()}; only 2-D frames are searched")
-    return matches[0]
+    for hdu in hdus:
+        if hdu.index == int(name) if digits else _is_called(hdu, name):
+            return hdu
+    cut = f"; {hdus[-1].describe()}" if hdus[-1].fault else ""
+    raise NoSuchHduError(f"there is no HDU {name[:70]!r} in the file, which has {len(hdus)}{cut}")
 
 
 def _is_called(hdu: Hdu, name: str) -> bool:

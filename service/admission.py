@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.batcher import BACKFILL_ROOM, TileBatcher
-from service.forecast import CAUTION, Need
+from service.forecast import CAUTION, CERTAINTY, Need
 from service.refusals import DiskFullError, OverloadedError
 from service.turns import Priority
 from service.upload import Upload
@@ -15,12 +15,13 @@ GRACE = 5.0  # seconds in which an upload is taken at its word; after it only wh
 
 @dataclass(eq=False)
 class Claim:
-    """The room that a frame will need, guessed from the length of its upload until it is decoded."""
+    """The room that a frame will need, guessed from the length of its upload until its header is there."""
 
     tiles: float
     due: float
     priority: Priority
     stated_bytes: int
+    certain: bool = False
     arrived: float = field(default_factory=time.monotonic)
     upload: Upload | None = None
 
@@ -28,7 +29,7 @@ class Claim:
     def need(self) -> Need:
         """What it will want of the network; who dribbles must not keep others out by the length he states."""
         share = 1.0
-        if self.upload and self.stated_bytes and time.monotonic() - self.arrived > GRACE:
+        if not self.certain and self.upload and self.stated_bytes and time.monotonic() - self.arrived > GRACE:
             share = min(self.upload.size / self.stated_bytes, 1.0)
         return Need(self.tiles * share, self.due)
 
@@ -61,8 +62,15 @@ class Admission:
         """How many uploads are under way."""
         return len(self._claims)
 
-    def open(self, parts: tuple[str, ...], stated_bytes: int, due: float, priority: Priority) -> Upload:
-        """Let an upload in.
+    def open(
+        self,
+        parts: tuple[str, ...],
+        stated_bytes: int,
+        due: float,
+        priority: Priority,
+        tiles_in: Callable[[bytes], int | None] = lambda begun: None,
+    ) -> Upload:
+        """Let an upload in, for as long as its header does not show that it holds too much.
 
         Parameters
         ----------
@@ -74,22 +82,39 @@ class Admission:
             When the answer must be there, in monotonic time.
         priority : {"live", "backfill"}
             Of the frame.
+        tiles_in : callable
+            Counts the tiles of a frame by its file's first bytes; None where they do not tell.
 
         Raises
         ------
         OverloadedError
-            If there is no room, or the answer would come too late.
+            If there is no room, or the answer would come too late. Until its header is there, an upload is taken to
+            hold the fewest tiles that one of its length held lately.
         DiskFullError
             If it does not fit on the disk.
         """
-        claim = Claim(self.batcher.pace.tiles_per_byte * stated_bytes, due, priority, stated_bytes)
+        pace = self.batcher.pace
+        claim = Claim(pace.tiles_per_byte * stated_bytes, due, priority, stated_bytes)
         self._check_uploads(priority)
         self._check_disk(stated_bytes)
-        self.batcher.check_room(max(1, int(claim.tiles)), priority)
-        self._check_time(claim)
+        self._check(claim, pace.fewest_per_byte * stated_bytes)
         self._claims.add(claim)
-        claim.upload = Upload(lambda: self._claims.discard(claim), parts)
+        claim.upload = Upload(
+            lambda: self._claims.discard(claim), parts, lambda begun: self._look(claim, tiles_in(begun))
+        )
         return claim.upload
+
+    def _look(self, claim: Claim, tiles: int | None) -> bool:
+        """Whether it is known what a frame needs; if so, whether there is room is looked at again."""
+        if tiles is None:
+            return False
+        claim.tiles, claim.certain = tiles, True
+        self._check(claim, tiles)
+        return True
+
+    def _check(self, claim: Claim, tiles: float) -> None:
+        self.batcher.check_room(max(1, int(tiles)), claim.priority)
+        self._check_time(claim, tiles)
 
     def _check_uploads(self, priority: Priority) -> None:
         backfill = sum(claim.priority != "live" for claim in self._claims)
@@ -102,9 +127,9 @@ class Admission:
         if stated_bytes and self.free_bytes() < coming + stated_bytes + self.disk_reserve:
             raise DiskFullError("there is no room for the upload on the disk")
 
-    def _check_time(self, claim: Claim) -> None:
+    def _check_time(self, claim: Claim, tiles: float) -> None:
         now, pace = time.monotonic(), self.batcher.pace
-        left = CAUTION * (claim.due - now)
-        around = claim.tiles * (pace.before_seconds + pace.after_seconds)
-        coming = [(one.priority, one.need) for one in self._claims]
-        self.batcher.check_time(Need(claim.tiles, now + left - around), claim.priority, coming)
+        left = (CERTAINTY if claim.certain else CAUTION) * (claim.due - now)
+        around = tiles * (pace.before_seconds + pace.after_seconds)
+        coming = [(one.priority, one.need) for one in self._claims if one is not claim]
+        self.batcher.check_time(Need(tiles, now + left - around), claim.priority, coming)

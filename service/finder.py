@@ -152,7 +152,9 @@ class Finder:
         """Receive the files of a request, unless there is no room for it: nothing is then read or decoded in vain."""
         limits = self.settings
         stated = stated_bytes(request, limits.max_upload_bytes)
-        upload = self.admission.open(parts, stated, due, question.priority)
+        served = self.keeper.lineup.asked(question.model) or self.keeper.lineup.stable
+        count = partial(self.pipeline.tiles_in, served, question.hdu)
+        upload = self.admission.open(parts, stated, due, question.priority, count)
         try:
             with stage("upload"):
                 await receive(request, upload, limits.max_upload_bytes, limits.upload_timeout, required)

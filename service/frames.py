@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from lynceus.catalogue import Block
 from lynceus.detections import Detections
 from lynceus.detector import Cut, Detector, Found
 from lynceus.file_map import FileBytes
-from lynceus.frame import Frame, read_frame, read_frames, read_plane
+from lynceus.frame import Frame, frame_shape, read_frame, read_frames, read_plane
 from lynceus.measure import FrameSummary, Sources, measure, summarise, unmeasured
 from lynceus.on_trails import OnTrail
 from service.batcher import TileBatcher
@@ -96,6 +97,13 @@ class Pipeline:
         self._decoding = Slots(settings.max_decodes)
         self._measuring = Slots(max(2, settings.cores))
         self._behind = Slots(1 + max(1, settings.cores // 2))
+
+    def tiles_in(self, served: Served, hdu: str | None, begun: bytes) -> int | None:
+        """How many tiles a version looks at of a frame, by the first bytes of its file; None where they do not tell."""
+        shape = None if _is_all(hdu) else frame_shape(begun, hdu)
+        if shape is None or prod(shape) > self.settings.limits.pixels:
+            return None
+        return served.detector.least_tiles(shape)
 
     async def open(
         self,
@@ -183,7 +191,7 @@ class Pipeline:
     def _decode(self, upload: Upload, hdu: str | None) -> list[Frame]:
         data = upload.map("frame") or b""
         limits, keywords = self.settings.limits, self.settings.keywords
-        if hdu is not None and hdu.lower() == ALL:
+        if _is_all(hdu):
             frames = read_frames(data, limits=limits, keywords=keywords, sha256=upload.sha256)
         else:
             frames = [read_frame(data, hdu, limits=limits, keywords=keywords, sha256=upload.sha256)]
@@ -277,6 +285,10 @@ def warnings_of(looked: Looked, min_score: float) -> tuple[str, ...]:
     tiles = len(looked.cut.all_tiles)
     cap = f"{looked.capped} of {tiles} tiles reached a limit of the network; faint sources there may be missing"
     return (*trails, cap)
+
+
+def _is_all(hdu: str | None) -> bool:
+    return hdu is not None and hdu.lower() == ALL
 
 
 def _capped(found: Sequence[Found]) -> int:

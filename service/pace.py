@@ -39,14 +39,15 @@ class Pace:
         A tile's share of a batch's time; 0 until something is known.
     before_seconds, after_seconds : float
         Decoding, and merging and measuring, a tile.
-    tiles_per_byte : float
-        Of an upload.
+    tiles_per_byte, fewest_per_byte : float
+        Of an upload; of the one that lately held the fewest for its length.
     """
 
     def __init__(self, max_window: float, workers: int = 1) -> None:
         self.max_window = max_window
         self.workers = workers
-        self.tile_seconds = self.before_seconds = self.after_seconds = self.tiles_per_byte = 0.0
+        self.tile_seconds = self.before_seconds = self.after_seconds = 0.0
+        self.tiles_per_byte = self.fewest_per_byte = 0.0
         self._company = 0.0
         self._batches: deque[tuple[float, float]] = deque(maxlen=BATCHES)
         self._before: deque[tuple[float, float]] = deque(maxlen=FRAMES)
@@ -54,6 +55,7 @@ class Pace:
         self._sizes: deque[tuple[float, float]] = deque(maxlen=FRAMES)
         self._live_tiles, self._live_at = 0.0, time.monotonic()
         self._flow: deque[tuple[float, int]] = deque(maxlen=CROWDED_BATCHES)
+        self._flow_seconds = 0.0
         self._crowded_at: float | None = None  # when the last batch ended, if frames waited then
         self._preparing = 0
 
@@ -65,8 +67,7 @@ class Pace:
     @property
     def queue_seconds(self) -> float:
         """How long a tile keeps those behind it waiting."""
-        seconds, tiles = (sum(column) for column in zip(*self._flow, strict=True)) if self._flow else (0.0, 0)
-        return max(self.device_seconds, seconds / tiles if tiles else 0.0)
+        return max(self.device_seconds, self._flow_seconds)
 
     @property
     def live_share(self) -> float:
@@ -113,6 +114,7 @@ class Pace:
         """Take into account how many tiles an upload held."""
         self._sizes.append((tiles, upload_bytes))
         self.tiles_per_byte = typical_ratio(self._sizes)
+        self.fewest_per_byte = min((tiles / size for tiles, size in self._sizes if size), default=0.0)
 
     def window(self, tiles: int) -> float:
         """How long so few tiles should wait for more, in seconds."""
@@ -122,6 +124,8 @@ class Pace:
         now = time.monotonic()
         if self._crowded_at is not None and crowded:
             self._flow.append((min(now - self._crowded_at, LONGEST_GAP), tiles))
+            seconds, count = map(sum, zip(*self._flow, strict=True))
+            self._flow_seconds = seconds / count
         self._crowded_at = now if crowded else None
 
     def _note_live(self, tiles: int) -> None:

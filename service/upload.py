@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from io import SEEK_END
 from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from lynceus.errors import TooLargeError
 from lynceus.file_map import FileBytes, map_file
-from lynceus.fits_file import BZIP2, GZIP, open_fits
+from lynceus.fits_file import BEGINNING, BZIP2, GZIP, open_fits
 from lynceus.reading import Limits
 from service.refusals import BadParameterError, ClientGoneError, DiskFullError, SlowUploadError
 
@@ -24,6 +25,7 @@ DETECT_PARTS = ("frame", "mask", "weight")
 EVALUATE_PARTS = ("frame", "catalogue", "detections", "mask", "weight")
 MAGIC = (b"SIMPLE", GZIP, BZIP2)
 HEAD = 10  # bytes that tell what a file is
+FIRST_LOOK = 2880  # bytes, a block, at which the headers of a frame are looked for; then at twice as many, and so on
 FORM = b"multipart/form-data"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -35,9 +37,13 @@ class Part:
     ----------
     name : str
         Of the part; those of `FRAME_PARTS` must be FITS.
+    look : callable or None
+        Shown its first bytes, more of them each time, until it returns True: it has seen enough.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, look: Callable[[bytes], bool] | None = None) -> None:
+        self._look = look
+        self._look_at = FIRST_LOOK
         self.name = name
         self.is_fits = name in FRAME_PARTS
         self.size = 0
@@ -61,6 +67,8 @@ class Part:
         with _disk():
             self._file.write(data)  # a page-cache write of 64 KiB takes less than a trip to a thread
         self.size += len(data)
+        if self._look is not None and self.size >= self._look_at:
+            self._show()
 
     def end(self) -> None:
         """Check that all of it is there, and a file too short for `write` to have checked it."""
@@ -68,6 +76,16 @@ class Part:
             self._file.flush()
         if self.is_fits and self.size < HEAD:
             _check_magic(self._head)
+
+    def _show(self) -> None:
+        """Let the first bytes be looked at."""
+        with _disk():
+            self._file.seek(0)
+            begun = self._file.read(BEGINNING)
+            self._file.seek(0, SEEK_END)
+        if self._look is not None and (self._look(begun) or len(begun) == BEGINNING):
+            self._look = None
+        self._look_at = 2 * self.size
 
     def read(self) -> bytes:
         """The whole file."""
@@ -93,10 +111,18 @@ class Upload:
         Told once when the files are gone.
     allowed : sequence of str
         Names of the parts that may come.
+    look : callable or None
+        Shown the beginning of the frame (see `Part`).
     """
 
-    def __init__(self, on_close: Callable[[], None] = lambda: None, allowed: Sequence[str] = DETECT_PARTS) -> None:
+    def __init__(
+        self,
+        on_close: Callable[[], None] = lambda: None,
+        allowed: Sequence[str] = DETECT_PARTS,
+        look: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self.allowed = allowed
+        self._look = look
         self.parts: dict[str, Part] = {}
         self._on_close: Callable[[], None] | None = on_close
 
@@ -121,7 +147,7 @@ class Upload:
         if name not in self.allowed or name in self.parts:
             problem = "came twice" if name in self.parts else "is not known"
             raise BadParameterError(f"part {name[:40]!r} {problem}; parts are {', '.join(self.allowed)}")
-        self.parts[name] = Part(name)
+        self.parts[name] = Part(name, self._look if name == "frame" else None)
         return self.parts[name]
 
     @property

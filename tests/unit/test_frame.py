@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lynceus.errors import FrameError, LynceusError, NoSuchHduError, NotFitsError, TooLargeError
-from lynceus.frame import Frame, Keywords, Limits, read_frame, read_frames, read_plane
+from lynceus.frame import Frame, Keywords, Limits, frame_shape, read_frame, read_frames, read_plane
 
 DATA = Path(os.environ.get("LYNCEUS_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 FILES = sorted(path for folder in ("nasty", "frames") for path in (DATA / folder).glob("*/*") if path.is_file())
@@ -653,10 +653,12 @@ def test_masking():
 
 def outcome(data):
     """Read in every way; anything but frames or a LynceusError is a failure."""
+    shape = frame_shape(data)
     try:
         frames = read_frames(data)
     except LynceusError as error:
         return error.code
+    assert shape in (frames[0].shape, None)
     for frame in frames:
         assert frame.pixels.flags.c_contiguous
         assert not np.isinf(frame.pixels).any()
@@ -709,3 +711,41 @@ def test_known_files():
     camera = read_frame((DATA / "frames" / "panoptes" / "solved.fits").read_bytes())
     assert "13583" in camera.warnings[0]
     assert camera.pixel_scale == pytest.approx(10.32, abs=0.01)
+
+
+# --- Sizes by the headers alone
+
+
+def test_the_headers_tell_the_size_of_what_will_be_read():
+    mask = fits.ImageHDU(np.zeros((90, 70), np.int16), name="MASK")
+    mosaic = to_bytes(mask, *(fits.ImageHDU(sky(shape).astype(np.float32)) for shape in ((40, 60), (50, 30))))
+    tiled = to_bytes(fits.CompImageHDU(sky().astype(np.int16), compression_type="RICE_1"))
+    plain = to_bytes(fits.PrimaryHDU(sky()))
+    assert frame_shape(mosaic) == (40, 60)
+    assert (frame_shape(mosaic, 3), frame_shape(mosaic, "mask")) == ((50, 30), (90, 70))
+    assert frame_shape(tiled) == frame_shape(tiled[:10_000]) == (40, 60)
+    assert frame_shape(plain) == frame_shape(plain[:2880]) == frame_shape(plain, "primary") == (40, 60)
+    assert frame_shape(gzip.compress(plain)) == frame_shape(gzip.compress(plain)[:2000]) == (40, 60)
+
+
+def test_of_a_large_gz_only_the_beginning_is_decompressed(monkeypatch):
+    data = gzip.compress(to_bytes(fits.PrimaryHDU(sky((600, 700)).astype(np.float32))), 1)
+    monkeypatch.setattr(gzip, "GzipFile", lambda *_, **__: pytest.fail("it was decompressed"))
+    assert frame_shape(data) == (600, 700)
+
+
+@pytest.mark.parametrize(
+    ("data", "hdu"),
+    [
+        (b"", None),
+        (b"no FITS", None),
+        (b"\x1f\x8bno gzip", None),
+        (bz2.compress(to_bytes(fits.PrimaryHDU(sky()))), None),
+        (to_bytes(fits.PrimaryHDU(sky()))[:240], None),
+        (to_bytes(fits.ImageHDU(sky()))[:2880], None),
+        (to_bytes(fits.PrimaryHDU(sky())), 5),
+        (to_bytes(fits.BinTableHDU.from_columns([fits.Column("A", "D", array=[1.0])])), 1),
+    ],
+)
+def test_where_the_first_bytes_do_not_tell_the_size_reading_does(data, hdu):
+    assert frame_shape(data, hdu) is None

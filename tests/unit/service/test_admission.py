@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from service.batcher import TileBatcher
 from service.refusals import DiskFullError, OverloadedError
 from service.settings import Settings
 from service.turns import Job
-from service.upload import DETECT_PARTS, Upload
+from service.upload import DETECT_PARTS, FIRST_LOOK, Upload
 from tests.fakes import blank_tile, fixed_bundle
 
 MIB = 1024**2
@@ -52,6 +53,46 @@ def test_who_dribbles_does_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(admission, "GRACE", -1.0)
     enter(door, 300)
     dribbled.close()
+
+
+def header(tiles: int) -> bytes:
+    return b"SIMPLE  =                    T" + b" " * FIRST_LOOK + b"%d" % tiles
+
+
+def tiles_in(begun: bytes) -> int | None:
+    words = begun.split()
+    return int(words[-1]) if len(words) == 4 else None
+
+
+@contextmanager
+def begun(to: Admission, megabytes: int, tiles: int) -> Iterator[None]:
+    upload = to.open(DETECT_PARTS, megabytes * MIB, time.monotonic() + 60, "live", tiles_in)
+    with closing(upload):
+        upload.begin("frame").write(header(tiles))
+        yield
+
+
+def test_what_a_header_shows_to_be_too_much_is_refused_before_it_is_uploaded() -> None:
+    door = make()
+    with begun(door, 300, tiles=300), pytest.raises(OverloadedError, match="too late"), begun(door, 10, tiles=300):
+        pass
+    with begun(door, 300, tiles=300):  # both are gone
+        pass
+
+
+def test_a_header_that_shows_less_than_the_length_leaves_room_for_others() -> None:
+    door = make()
+    with begun(door, 300, tiles=10), begun(door, 300, tiles=300):
+        assert len(door) == 2
+
+
+def test_until_its_header_is_there_an_upload_may_hold_as_little_as_any_of_its_length() -> None:
+    door = make(free=10_000 * MIB)
+    door.batcher.pace.learn_size(1, 10 * MIB)
+    with begun(door, 300, tiles=300):
+        enter(door, 300)
+        with pytest.raises(OverloadedError, match="too late"):
+            enter(door, 3000)
 
 
 def test_who_is_turned_away_has_not_been_read() -> None:

@@ -69,6 +69,28 @@ def test_what_is_not_live_uses_half_of_the_cores_around_the_network(priority: Pr
     asyncio.run(scenario())
 
 
+def uploaded(data: bytes) -> Upload:
+    upload = Upload()
+    upload.begin("frame").write(data)
+    upload.parts["frame"].end()
+    return upload
+
+
+def test_the_tiles_of_a_frame_are_counted_by_the_first_bytes_of_its_file() -> None:
+    async def scenario() -> None:
+        served = Served(fixed_bundle())
+        data = fits_bytes(star_field((300, 500), [(50, 60)]))
+        async with pipeline(2) as it:
+            assert it.tiles_in(served, None, data[:2880]) == served.detector.least_tiles((300, 500))
+            assert it.tiles_in(served, "0", data[:2880]) == served.detector.least_tiles((300, 500))
+            assert it.tiles_in(served, None, data[:160]) is None
+            assert it.tiles_in(served, "all", data) is None  # there may be more of them further on
+            absurd = data.replace(b"NAXIS1  =                  500", b"NAXIS1  =         999999999999")
+            assert it.tiles_in(served, None, absurd) is None  # decoding says that it is too large
+
+    asyncio.run(scenario())
+
+
 def test_a_frame_that_would_be_late_is_refused_before_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, float]] = []
 
@@ -80,9 +102,7 @@ def test_a_frame_that_would_be_late_is_refused_before_it_is_cut(monkeypatch: pyt
         bundle = fixed_bundle()
         slow = Slow(bundle.detector)
         slow.gate.set()
-        upload = Upload()
-        upload.begin("frame").write(fits_bytes(star_field((300, 500), [(50, 60)])))
-        upload.parts["frame"].end()
+        upload = uploaded(fits_bytes(star_field((300, 500), [(50, 60)])))
         monkeypatch.setattr(TileBatcher, "check_due", refuse)
         async with pipeline(2) as it:
             with pytest.raises(OverloadedError):
