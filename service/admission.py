@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.batcher import BACKFILL_ROOM, TileBatcher
-from service.forecast import CAUTION, CERTAINTY, Need
+from service.forecast import CAUTION, Need
 from service.refusals import DiskFullError, OverloadedError
 from service.turns import Priority
 from service.upload import Upload
@@ -128,8 +128,8 @@ class Admission:
             raise DiskFullError("there is no room for the upload on the disk")
 
     def _check_time(self, claim: Claim, tiles: float) -> None:
-        now, pace = time.monotonic(), self.batcher.pace
-        left = (CERTAINTY if claim.certain else CAUTION) * (claim.due - now)
+        pace = self.batcher.pace
         around = tiles * (pace.before_seconds + pace.after_seconds)
+        spare = (1 - CAUTION) * (claim.due - time.monotonic()) + around
         coming = [(one.priority, one.need) for one in self._claims if one is not claim]
-        self.batcher.check_time(Need(tiles, now + left - around), claim.priority, coming)
+        self.batcher.check_time(Need(tiles, claim.due), claim.priority, coming, spare)

@@ -203,10 +203,16 @@ class TileBatcher:
 
     def check_due(self, tiles: int, due: float, priority: Priority) -> None:
         """As `check_time`, of a frame whose tiles are known and that is due in monotonic time."""
-        now = time.monotonic()
-        self.check_time(Need(tiles, now + CERTAINTY * (due - now)), priority)
+        spare = (1 - CERTAINTY) * (due - time.monotonic()) if math.isfinite(due) else 0.0
+        self.check_time(Need(tiles, due), priority, spare=spare)
 
-    def check_time(self, need: Need, priority: Priority, coming: Sequence[tuple[Priority, Need]] = ()) -> None:
+    def check_time(
+        self,
+        need: Need,
+        priority: Priority,
+        coming: Sequence[tuple[Priority, Need]] = (),
+        spare: float = 0.0,
+    ) -> None:
         """Raise OverloadedError if a frame would be late, or would make one late that is admitted.
 
         A frame that nothing is ahead of is always tried.
@@ -219,6 +225,8 @@ class TileBatcher:
             Live frames are not held up by backfill; backfill has what they leave.
         coming : sequence of (priority, Need)
             Frames on their way to the queue.
+        spare : float
+            Seconds before it is due that it must be done.
         """
         live = [*self._turns.needs("live"), *(one for kind, one in coming if kind == "live")]
         seconds = self.pace.wait_seconds(priority)
@@ -228,7 +236,7 @@ class TileBatcher:
             others = [*self._turns.needs("backfill"), *(one for kind, one in coming if kind != "live")]
         if not others and not live:
             return
-        late = lateness(need, others, seconds, time.monotonic() + busy)
+        late = lateness(need, others, seconds, time.monotonic() + busy, spare)
         if late > 0:
             raise OverloadedError(f"{self.queue_tiles} tiles wait already, the answer would come too late", late)
 

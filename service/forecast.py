@@ -28,7 +28,7 @@ def finishes(needs: Iterable[Need], tile_seconds: float, now: float) -> Iterator
             yield need, finish
 
 
-def lateness(new: Need, others: Sequence[Need], tile_seconds: float, now: float) -> float:
+def lateness(new: Need, others: Sequence[Need], tile_seconds: float, now: float, spare: float = 0.0) -> float:
     """By how many seconds a frame, or one that it delays, would be late; 0 if none.
 
     Parameters
@@ -41,6 +41,8 @@ def lateness(new: Need, others: Sequence[Need], tile_seconds: float, now: float)
         Of the device, a tile.
     now : float
         Monotonic time.
+    spare : float
+        Seconds before it is due that it must be done. It still goes when it is due, and those due earlier go before it.
     """
     own = new.tiles * tile_seconds
     ahead, late = 0.0, 0.0
@@ -49,7 +51,7 @@ def lateness(new: Need, others: Sequence[Need], tile_seconds: float, now: float)
             ahead = finish
         elif finish <= need.due - now:  # in time without the new one
             late = max(late, finish + own - (need.due - now))
-    return max(late, ahead + own - (new.due - now))
+    return max(late, ahead + own + spare - (new.due - now))
 
 
 def is_pressed(needs: Iterable[Need], tile_seconds: float, now: float) -> bool:

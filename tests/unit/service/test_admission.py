@@ -13,6 +13,7 @@ from service import admission
 from service.admission import Admission
 from service.app import create_app
 from service.batcher import TileBatcher
+from service.forecast import CAUTION
 from service.refusals import DiskFullError, OverloadedError
 from service.settings import Settings
 from service.turns import Job
@@ -44,6 +45,14 @@ def test_uploads_under_way_count_against_the_deadline_until_they_are_gone() -> N
     enter(door, 10)
     first.close()
     enter(door, 300)
+
+
+def test_uploads_with_one_deadline_fill_no_more_of_it_than_may_be_spoken_for() -> None:
+    door = make(max_uploads=100)
+    with pytest.raises(OverloadedError, match="too late"):
+        for _ in range(100):
+            enter(door, 20)
+    assert len(door) * 20 * TILE_SECONDS == pytest.approx(CAUTION * 60, abs=20 * TILE_SECONDS)
 
 
 def test_who_dribbles_does_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -38,6 +39,17 @@ def test_who_is_refused_would_be_late_or_make_another_late(others: list[Need], n
     if lateness(new, others, TILE, 0.0) > 1e-9:
         after = in_time([*others, new])
         assert new not in after or len(after) <= len(in_time(others))
+
+
+@given(st.lists(needs, max_size=8), needs, st.floats(0, 10))
+def test_who_must_be_early_does_not_overtake_those_who_are_due_before_him(
+    others: list[Need], new: Need, spare: float
+) -> None:
+    queue = [need for need in others if need.tiles * TILE <= need.due]
+    ahead = sum(need.tiles for need in queue if need.due <= new.due)
+    late = lateness(new, others, TILE, 0.0, spare)
+    assert late >= (ahead + new.tiles) * TILE + spare - new.due - 1e-9
+    assert late >= lateness(new, others, TILE, 0.0)
 
 
 def test_what_cannot_be_in_time_delays_nobody() -> None:
@@ -196,6 +208,24 @@ def test_a_frame_that_would_be_late_is_refused_and_told_when_to_come_back() -> N
         batcher.check_time(soon, "live")
         with pytest.raises(OverloadedError):  # it could be in time, but what is due later could not
             batcher.check_time(soon, "live", [("live", later)])
+        await end(batcher, network)
+
+    asyncio.run(scenario())
+
+
+def test_a_queue_of_frames_with_one_deadline_is_no_longer_than_what_may_be_spoken_for() -> None:
+    async def scenario() -> None:
+        network = Gated()
+        batcher = await loaded(network)
+        tile, now = batcher.pace.device_seconds, time.monotonic()
+        allowed = 1000 * tile  # a deadline that a thousand tiles would fill
+        queue: list[tuple[Priority, Need]] = []
+        with suppress(OverloadedError):
+            for number in range(100):  # each is due a little after the one before it
+                due = now + allowed + number * 1e-6
+                batcher.check_time(Need(20, due), "live", queue, spare=0.4 * allowed)
+                queue.append(("live", Need(20, due)))
+        assert 20 < len(queue) <= 30  # 600 tiles at most, with what is in the queue already
         await end(batcher, network)
 
     asyncio.run(scenario())
