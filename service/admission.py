@@ -21,16 +21,15 @@ class Claim:
     due: float
     priority: Priority
     stated_bytes: int
-    certain: bool = False
     arrived: float = field(default_factory=time.monotonic)
     upload: Upload | None = None
 
     @property
     def need(self) -> Need:
-        """What it will want of the network; who dribbles must not keep others out by the length he states."""
+        """What it will want of the network; who dribbles must not keep others out by the length or header he sends."""
         share = 1.0
-        if not self.certain and self.upload and self.stated_bytes and time.monotonic() - self.arrived > GRACE:
-            share = min(self.upload.size / self.stated_bytes, 1.0)
+        if self.upload and time.monotonic() - self.arrived > GRACE:
+            share = min(self.upload.size / self.stated_bytes, 1.0) if self.stated_bytes else 0.0
         return Need(self.tiles * share, self.due)
 
 
@@ -108,7 +107,7 @@ class Admission:
         """Whether it is known what a frame needs; if so, whether there is room is looked at again."""
         if tiles is None:
             return False
-        claim.tiles, claim.certain = tiles, True
+        claim.tiles = tiles
         self._check(claim, tiles)
         return True
 

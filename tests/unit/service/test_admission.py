@@ -104,6 +104,18 @@ def test_until_its_header_is_there_an_upload_may_hold_as_little_as_any_of_its_le
             enter(door, 3000)
 
 
+@pytest.mark.parametrize("megabytes", [300, 0])
+def test_who_sends_a_header_and_dribbles_does_not_keep_others_out(
+    monkeypatch: pytest.MonkeyPatch, megabytes: int
+) -> None:
+    door = make()
+    with begun(door, megabytes, tiles=300):
+        with pytest.raises(OverloadedError, match="too late"):
+            enter(door, 300)
+        monkeypatch.setattr(admission, "GRACE", -1.0)
+        enter(door, 300)
+
+
 def test_who_is_turned_away_has_not_been_read() -> None:
     async def scenario() -> None:
         app = create_app(Settings(device="cpu", canary_shadow=0), fixed_bundle())

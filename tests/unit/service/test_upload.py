@@ -1,11 +1,13 @@
 """What the disk does to an upload."""
 
 import errno
+from contextlib import closing
 from functools import partial
 from typing import Any
 
 import pytest
 
+from lynceus.fits_file import BEGINNING
 from service import upload as module
 from service.refusals import DiskFullError
 from service.upload import Upload
@@ -46,3 +48,34 @@ def test_without_a_place_for_files_at_all_it_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "TemporaryFile", full)
     with pytest.raises(DiskFullError):
         Upload().begin("frame")
+
+
+def test_the_beginning_of_the_frame_is_shown_until_enough_of_it_was_seen() -> None:
+    seen: list[int] = []
+
+    def look(begun: bytes) -> bool:
+        seen.append(len(begun))
+        return len(begun) > 10_000
+
+    with closing(Upload(allowed=("frame", "mask"), look=look)) as upload:
+        frame, mask = upload.begin("frame"), upload.begin("mask")
+        for _ in range(200):
+            frame.write(b"SIMPLE  =                    T" + b" " * 130)
+            mask.write(b"SIMPLE  =                    T" + b" " * 130)
+        frame.end()
+        assert seen == [2880, 5760, 11520]
+        assert len(frame.read()) == len(mask.read()) == 200 * 160
+
+
+def test_no_more_than_the_beginning_is_shown() -> None:
+    seen: list[int] = []
+
+    def look(begun: bytes) -> bool:
+        seen.append(len(begun))
+        return False
+
+    with closing(Upload(look=look)) as upload:
+        frame = upload.begin("frame")
+        frame.write(b"SIMPLE  =                    T" + b" " * BEGINNING)
+        frame.write(b" " * 4 * BEGINNING)
+        assert seen == [BEGINNING]
