@@ -8,7 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from lynceus.detections import Floats
 from lynceus.frame import Frame
-from lynceus.sky import Sky
+from lynceus.sky import Indices, Sky
 
 BACKGROUND = 2.0  # widths of the source that its surroundings are taken from
 REACH = 4.0  # widths of the source to the border of its stamp
@@ -19,8 +19,6 @@ FEW_SAMPLES = 200  # with fewer, the noise is taken as white
 RUNGS = 6  # widths at which it is measured
 CLIP, ROUNDS = (5.0, 2.0), 8  # standard deviations below and above; sources are above
 CHUNK = 1_000_000  # stamp pixels held at once
-
-Indices = NDArray[np.intp]
 
 
 def filtered(frame: Frame, sky: Sky, x: Floats, y: Floats, width: Floats) -> Floats:
